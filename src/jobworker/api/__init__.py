@@ -1,0 +1,1 @@
+"""The transports: decode, identify, call the service, encode."""

@@ -1,0 +1,1 @@
+"""The vocabulary of jobs: pure values and decisions, standard library only."""

@@ -1,0 +1,1 @@
+"""jobworkerd, the server program: configuration and composition."""

@@ -1,0 +1,1 @@
+"""Linux: processes, cgroups, namespaces and files of jobs; standard library only."""
