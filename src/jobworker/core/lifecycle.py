@@ -127,7 +127,7 @@ class SignalAll:
 
 @dataclass(frozen=True, slots=True)
 class StartGrace:
-    """Deliver GraceOver in `seconds`."""
+    """Deliver GraceOver in `seconds`, or sooner when an earlier one is due before that."""
 
     seconds: float
 
@@ -168,7 +168,7 @@ def advance(phase: Phase, event: Event) -> tuple[Phase, tuple[Action, ...]]:
             return Emptying(started_at, how), (KillAll(),)
         case Stopping(started_at, cause), ProgramEnded(how):
             return Emptying(started_at, _with_signal(cause, how)), (KillAll(),)
-        case (Pending() | Running() | Stopping() | Emptying()), Finished(ending):
+        case ((Pending() | Running() | Stopping() | Emptying()), Finished(ending)):
             return Ended(ending), (Announce(),)
         case _:
             return phase, ()

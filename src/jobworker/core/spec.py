@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from types import MappingProxyType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 from jobworker.core.errors import ErrorCode, JobError, invalid
 from jobworker.core.units import format_size
@@ -22,6 +22,7 @@ _MAX_WORDS: Final = 65_536
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _LABEL_KEY: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_./-]{0,61}[A-Za-z0-9])?")
 _ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_TEXT_ALLOWED: Final = "text without a NUL byte"
 
 
 class Network(Enum):
@@ -65,7 +66,7 @@ class Limits:
         _check_integer("pids", self.pids, 1, f"1 to {_MAX_PIDS}", _MAX_PIDS)
         for name in ("io_read_bps", "io_write_bps", "io_read_iops", "io_write_iops"):
             _check_integer(name, getattr(self, name), 1, "1 or more a second")
-        _check_number("timeout", self.timeout, 0.001, _MAX_TIMEOUT, "more than 0 seconds, at most 10 years")
+        _check_number("timeout", self.timeout, 0.001, _MAX_TIMEOUT, "0.001 seconds to 10 years")
         if self.output_bytes is None:
             raise invalid("output_bytes", None, "0 or more bytes")
         _check_integer("output_bytes", self.output_bytes, 0, "0 or more bytes")
@@ -77,8 +78,7 @@ class Limits:
     def limits_io(self) -> bool:
         """Whether any of the four io limits is set."""
         return any(
-            limit is not None
-            for limit in (self.io_read_bps, self.io_write_bps, self.io_read_iops, self.io_write_iops)
+            limit is not None for limit in (self.io_read_bps, self.io_write_bps, self.io_read_iops, self.io_write_iops)
         )
 
 
@@ -101,20 +101,19 @@ class JobSpec:
 
     def __post_init__(self) -> None:
         _check_program(self.program)
+        if not isinstance(self.args, (tuple, list)):
+            raise invalid("args", self.args, "a list of words")
+        # Copies, so that nobody can change an accepted spec.
         object.__setattr__(self, "args", tuple(self.args))
-        object.__setattr__(self, "env", MappingProxyType(dict(self.env)))
-        object.__setattr__(self, "labels", MappingProxyType(dict(self.labels)))
-        if len(self.args) > _MAX_WORDS or len(self.env) > _MAX_WORDS:
-            raise invalid("args and env", len(self.args) + len(self.env), f"at most {_MAX_WORDS} words each")
+        object.__setattr__(self, "env", _frozen("env", self.env))
+        object.__setattr__(self, "labels", _frozen("labels", self.labels))
+        _check_count("args", len(self.args), _MAX_WORDS)
         for position, argument in enumerate(self.args):
             _check_text(f"args[{position}]", argument)
-        for name, value in self.env.items():
-            if not _ENV_NAME.fullmatch(name):
-                raise invalid("env", name, "names of letters, digits and _, not starting with a digit")
-            _check_text(f"env {name}", value)
+        _check_env(self.env)
         if self.workdir is not None:
             _check_path("workdir", self.workdir)
-        if self.name is not None and not _NAME.fullmatch(self.name):
+        if self.name is not None and not _matches(_NAME, self.name):
             raise invalid("name", self.name, "up to 63 letters, digits, _ . and -, starting with a letter or digit")
         _check_labels(self.labels)
 
@@ -138,24 +137,56 @@ class JobSpec:
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Self:
         """The spec in `document`, checked again as if it were new; unknown fields are refused."""
-        limits = dict(document.get("limits", {}))
-        for given, known in ((document, _SPEC_FIELDS), (limits, _LIMIT_FIELDS)):
-            if unknown := sorted(set(given) - set(known)):
-                raise invalid("spec", unknown, "the fields " + ", ".join(known))
+        values = _fields_of("spec", document, _SPEC_FIELDS)
+        limits = _fields_of("limits", values.get("limits", {}), _LIMIT_FIELDS)
         if "on_output_limit" in limits:
-            limits["on_output_limit"] = OnOutputLimit(limits["on_output_limit"])
-        values = dict(document)
-        values["limits"] = Limits(**limits)
-        values["network"] = Network(document.get("network", Network.NONE.value))
-        return cls(**values)
+            limits["on_output_limit"] = _member("on_output_limit", OnOutputLimit, limits["on_output_limit"])
+        if "network" in values:
+            values["network"] = _member("network", Network, values["network"])
+        return cls(**{"program": None} | values | {"limits": Limits(**limits)})
 
 
 _SPEC_FIELDS: Final = tuple(item.name for item in fields(JobSpec))
 _LIMIT_FIELDS: Final = tuple(item.name for item in fields(Limits))
 
 
+def _fields_of(name: str, document: object, known: tuple[str, ...]) -> dict[str, Any]:
+    if not isinstance(document, Mapping):
+        raise invalid(name, document, "an object with the fields " + ", ".join(known))
+    if unknown := sorted(str(key) for key in document if key not in known):
+        raise invalid(name, ", ".join(unknown), "the fields " + ", ".join(known))
+    return dict(document)
+
+
+_Member = TypeVar("_Member", bound=Enum)
+
+
+def _member(name: str, kind: type[_Member], value: object) -> _Member:
+    for member in kind:
+        if member.value == value:
+            return member
+    raise invalid(name, value, " or ".join(member.value for member in kind))
+
+
+def _frozen(name: str, mapping: object) -> Mapping[str, str]:
+    if not isinstance(mapping, Mapping):
+        raise invalid(name, mapping, "names with their values")
+    return MappingProxyType(dict(mapping))
+
+
+def _matches(pattern: re.Pattern[str], value: object) -> bool:
+    return isinstance(value, str) and pattern.fullmatch(value) is not None
+
+
+def _check_count(name: str, count: int, most: int) -> None:
+    if count > most:
+        raise invalid(name, count, f"at most {most} of them")
+
+
 def _check_number(name: str, value: float | None, low: float, high: float, allowed: str) -> None:
-    if value is not None and not (isinstance(value, (int, float)) and low <= value <= high):
+    if value is None:
+        return
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
         raise invalid(name, value, allowed)
 
 
@@ -166,9 +197,20 @@ def _check_integer(name: str, value: int | None, low: int, allowed: str, high: i
         raise invalid(name, value, allowed)
 
 
-def _check_text(name: str, value: str) -> None:
+def _is_word(value: object) -> bool:
+    """Whether `value` is text that stands for exactly one string of bytes without a NUL."""
     if not isinstance(value, str) or "\0" in value:
-        raise invalid(name, value, "text without a NUL byte")
+        return False
+    try:
+        value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _check_text(name: str, value: str) -> None:
+    if not _is_word(value):
+        raise invalid(name, value, _TEXT_ALLOWED)
 
 
 def _check_path(name: str, value: str) -> None:
@@ -182,14 +224,23 @@ def _check_program(program: str) -> None:
     if not program or ("/" in program and not program.startswith("/")):
         raise invalid("program", program, "an absolute path such as /bin/sleep, or a bare name such as sleep")
     if program.endswith("/") or program in {".", ".."} or ".." in program.split("/"):
-        raise JobError(ErrorCode.INVALID_ARGUMENT, "program: it must name a file by a path without ..")
+        raise invalid("program", program, "the path of a file, without ..")
+
+
+def _check_env(env: Mapping[str, str]) -> None:
+    _check_count("env", len(env), _MAX_WORDS)
+    for name, value in env.items():
+        if not _matches(_ENV_NAME, name):
+            raise invalid("env", name, "names of letters, digits and _, not starting with a digit")
+        if not _is_word(value):
+            # The value may be a secret, and messages are logged.
+            raise JobError(ErrorCode.INVALID_ARGUMENT, f"env {name}: its value is not valid; allowed: {_TEXT_ALLOWED}")
 
 
 def _check_labels(labels: Mapping[str, str]) -> None:
-    if len(labels) > _MAX_LABELS:
-        raise invalid("labels", len(labels), f"at most {_MAX_LABELS} labels")
+    _check_count("labels", len(labels), _MAX_LABELS)
     for key, value in labels.items():
-        if not _LABEL_KEY.fullmatch(key):
+        if not _matches(_LABEL_KEY, key):
             raise invalid("labels", key, "keys of up to 63 letters, digits, _ . / and -")
         if not isinstance(value, str) or len(value) > 255 or not value.isprintable():
             raise invalid(f"labels {key}", value, "up to 255 printable characters")

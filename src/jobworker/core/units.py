@@ -1,12 +1,14 @@
 """Sizes, cpu shares and durations as people write them, parsed once into plain numbers."""
 
-import math
 import re
 from typing import Final
 
 from jobworker.core.errors import invalid
 
-_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)")
+# Bounded, so that no text can become a number beyond every type that it meets later.
+_NUMBER: Final = r"([0-9]{1,18}(?:\.[0-9]{1,9})?)"
+
+_SIZE: Final = re.compile(_NUMBER + r"\s*([a-zA-Z]*)")
 _SIZE_FACTORS: Final = {
     "": 1,
     "b": 1,
@@ -16,12 +18,13 @@ _SIZE_FACTORS: Final = {
         for unit in (prefix, prefix + "b", prefix + "i", prefix + "ib")
     },
 }
+_SIZE_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 _SIZE_ALLOWED: Final = "a number with an optional unit b, k, M, G, T (1024-based), as in 64M or 512MiB"
 
-_CPU: Final = re.compile(r"(\d+(?:\.\d+)?|\.\d+)(m?)")
+_CPU: Final = re.compile(rf"(?:{_NUMBER}|(\.[0-9]{{1,9}}))(m?)")
 _CPU_ALLOWED: Final = "cores as in 0.5, 2 or 500m"
 
-_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|us|d|h|min|m|sec|s)?")
+_DURATION_PART: Final = re.compile(_NUMBER + r"\s*(ms|us|d|h|min|m|sec|s)\s*")
 _DURATION_FACTORS: Final = {
     "us": 1e-6,
     "ms": 1e-3,
@@ -54,22 +57,21 @@ def parse_cpu(text: str, field: str = "cpu") -> float:
     match = _CPU.fullmatch(text.strip())
     if match is None:
         raise invalid(field, text, _CPU_ALLOWED)
-    return float(match[1]) / 1000 if match[2] else float(match[1])
+    cores = float(match[1] or match[2])
+    return cores / 1000 if match[3] else cores
 
 
 def parse_duration(text: str, field: str = "duration") -> float:
     """Seconds in `text`: a plain number, or parts such as `1h30m` in any of d h m s ms us."""
-    compact = text.replace(" ", "")
+    stripped = text.strip()
+    if re.fullmatch(_NUMBER, stripped):
+        return float(stripped)
     position = 0
     seconds = 0.0
-    while position < len(compact):
-        match = _DURATION.match(compact, position)
-        bare_number_in_a_compound = match is not None and match[2] is None and match[0] != compact
-        if match is None or bare_number_in_a_compound:
-            raise invalid(field, text, _DURATION_ALLOWED)
-        seconds += float(match[1]) * _DURATION_FACTORS[match[2] or "s"]
+    while match := _DURATION_PART.match(stripped, position):
+        seconds += float(match[1]) * _DURATION_FACTORS[match[2]]
         position = match.end()
-    if not compact or not math.isfinite(seconds):
+    if not stripped or position < len(stripped):
         raise invalid(field, text, _DURATION_ALLOWED)
     return seconds
 
@@ -77,20 +79,18 @@ def parse_duration(text: str, field: str = "duration") -> float:
 def format_size(count: int) -> str:
     """`count` bytes for people: the largest 1024-based unit that keeps it at 1 or more."""
     value = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            break
+    power = 0
+    while round(value, 1) >= 1024 and power < len(_SIZE_UNITS) - 1:
         value /= 1024
-    else:
-        unit = "TiB"
-    return f"{value:.1f}".removesuffix(".0") + " " + unit
+        power += 1
+    return f"{value:.1f}".removesuffix(".0") + " " + _SIZE_UNITS[power]
 
 
 def format_duration(seconds: float) -> str:
     """`seconds` for people, in at most two units: `1h30m`, `42s`, `350ms`."""
-    if seconds < 1:
+    if round(seconds * 1000) < 1000:
         return f"{seconds * 1000:.0f}ms"
-    whole = int(seconds)
+    whole = max(1, int(seconds))  # 0.9996 would be 1000ms
     for unit, size, smaller, smaller_size in (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
         if whole >= size:
             rest = whole % size // smaller_size

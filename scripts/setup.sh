@@ -1,0 +1,83 @@
+#!/bin/sh
+# Makes .venv ready for every recipe: the system's packages, a Python, the locked requirements, the project itself.
+# As root it installs what is missing; as anyone else it names it and goes on where it can.
+set -eu
+cd "$(dirname "$0")/.."
+umask 022                        # jobworkerd gives up root and still reads what is installed here
+PATH="$PATH:/usr/sbin:/sbin"     # where mkfs.ext4 is, which a user's PATH need not name
+
+say() { echo "setup: $*" >&2; }
+
+is_root() { [ "$(id -u)" -eq 0 ]; }
+
+install_packages() { # PACKAGE...
+    if ! is_root; then
+        say "missing: $*; as root, run: apt-get install $*"
+        return 1
+    fi
+    say "installing $*"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get install -qq --no-install-recommends "$@" >/dev/null 2>&1 && return
+    # The usual reason on a fresh machine: its package lists are absent or stale.
+    apt-get update -qq && apt-get install -qq --no-install-recommends "$@" >/dev/null
+}
+
+missing_packages() { # what the tests, the demo and the bench run beside Python
+    while read -r file package; do
+        case $file in
+            /*) [ -e "$file" ] ;;
+            *) command -v "$file" >/dev/null ;;
+        esac || echo "$package"
+    done <<END
+gcc                  gcc
+/usr/include/stdio.h libc6-dev
+bwrap                bubblewrap
+strace               strace
+openssl              openssl
+ps                   procps
+unshare              util-linux
+mkfs.ext4            e2fsprogs
+END
+}
+
+is_recent() { # PYTHON
+    "$1" -I -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+}
+
+# A Python below /root works for root alone, and jobworkerd would lose it with its privileges.
+is_readable_by_all() { # PYTHON
+    ! is_root || setpriv --reuid=65534 --regid=65534 --clear-groups "$1" -I -c 'import ssl, sqlite3' 2>/dev/null
+}
+
+find_python() { # prints the real path of the best Python 3.11 or later
+    for is_good in is_readable_by_all true; do
+        for python in /usr/bin/python3 /usr/bin/python3.1[1-9] /usr/local/bin/python3 python3; do
+            if is_recent "$python" && "$is_good" "$python"; then
+                "$python" -I -c 'import os, sys; print(os.path.realpath(sys.executable))'
+                return
+            fi
+        done
+    done
+    return 1
+}
+
+missing=$(missing_packages)
+# Left unquoted to become one word a package.
+[ -z "$missing" ] || install_packages $missing || say "going on: only the tests and benches that need these will say so"
+
+python=$(find_python) || { install_packages python3 && python=$(find_python); } ||
+    { install_packages python3.11 && python=$(find_python); } || { say "no Python 3.11 or later found"; exit 1; }
+
+# Debian keeps this part of the standard library in a package of its own.
+"$python" -I -c 'import ensurepip' 2>/dev/null || install_packages "$(basename "$python")-venv"
+
+if [ ! -x .venv/bin/pip ] || [ "$(readlink -f .venv/bin/python)" != "$python" ]; then
+    say "making .venv with $python"
+    "$python" -m venv --clear .venv
+fi
+
+# Exactly the locked files, none of which may run code of its own while it is installed.
+pip="env PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore .venv/bin/python -m pip --quiet install --no-deps"
+say "installing the locked requirements"
+$pip --require-hashes --only-binary=:all: --requirement requirements.txt
+$pip --no-build-isolation --editable .

@@ -1,0 +1,56 @@
+"""Who is asking: a user in a role, proven by a credential."""
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, NoReturn
+
+from jobworker.core.errors import invalid
+
+_USER_NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+
+
+class Role(Enum):
+    """What a user is to this server; kept on the server, never taken from a client."""
+
+    ADMIN = "admin"  # acts on every job
+    USER = "user"  # acts on the jobs it has started
+
+
+class _OnlyProven(type):
+    """The type of classes that cannot be called, so that no value of theirs is made in passing."""
+
+    def __call__(cls, *_values: object, **_fields: object) -> NoReturn:
+        raise TypeError(f"{cls.__name__} has no public constructor: an identity module proves who is asking")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal(metaclass=_OnlyProven):
+    """A user whose identity has been proven for the call at hand.
+
+    `credential` says how, such as `certificate serial 5f3a…`; `source` is the peer's address.
+    Both are for the audit and hold no secret.
+    """
+
+    name: str
+    role: Role
+    credential: str
+    source: str
+
+
+def identified(*, name: str, role: Role, credential: str, source: str) -> Principal:
+    """The principal that a transport's identity module has just proven; nobody else calls this."""
+    principal: Principal = type.__call__(
+        Principal, name=check_user_name(name), role=role, credential=credential, source=source
+    )
+    return principal
+
+
+def check_user_name(text: str) -> str:
+    """`text` when it can be a user's name; otherwise INVALID_ARGUMENT.
+
+    Names become parts of paths, certificates and queries, so what passes here needs no quoting anywhere.
+    """
+    if not _USER_NAME.fullmatch(text):
+        raise invalid("user", text, "1 to 32 characters a-z, 0-9, _ and -, starting with a letter")
+    return text

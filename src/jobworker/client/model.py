@@ -1,0 +1,98 @@
+"""What a server tells about jobs and their output, as immutable values."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from jobworker.core.lifecycle import State
+from jobworker.core.outcome import Exited, Outcome, OutputTotals, Usage, outcome_to_document
+from jobworker.core.spec import JobSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A job as the server saw it when it answered; times are seconds since the epoch.
+
+    `effective_limits` and `sandbox` are what is in force, as read back from the kernel.
+    """
+
+    id: str
+    owner: str
+    spec: JobSpec
+    state: State
+    created_at: float
+    started_at: float | None
+    ended_at: float | None
+    outcome: Outcome | None
+    usage: Usage
+    output: OutputTotals
+    effective_limits: Mapping[str, str]
+    sandbox: Mapping[str, str]
+
+    @property
+    def exit_code(self) -> int | None:
+        """The program's own exit code; None while it runs and when something else ended it."""
+        return self.outcome.code if isinstance(self.outcome, Exited) else None
+
+    def to_document(self) -> dict[str, Any]:
+        """The job as plain JSON values."""
+        return {
+            "id": self.id,
+            "owner": self.owner,
+            "state": self.state.value,
+            "exit_code": self.exit_code,
+            "outcome": outcome_to_document(self.outcome) if self.outcome else None,
+            "created_at": self.created_at,
+            "started_at": self.started_at,
+            "ended_at": self.ended_at,
+            "spec": self.spec.to_document(),
+            "usage": self.usage.to_document(),
+            "output": self.output.to_document(),
+            "effective_limits": dict(self.effective_limits),
+            "sandbox": dict(self.sandbox),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """The answer to a start: the job, and whether its idempotency key had been seen before."""
+
+    job: Job
+    existed: bool
+
+
+class OutputStream(Enum):
+    """One of a job's two output streams."""
+
+    STDOUT = "stdout"
+    STDERR = "stderr"
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Bytes of one stream; `offset` counts in the combined output, `time` in seconds since the epoch."""
+
+    offset: int
+    stream: OutputStream
+    time: float
+    data: bytes
+
+    @property
+    def end(self) -> int:
+        """The offset right behind these bytes, where a reader who has them resumes."""
+        return self.offset + len(self.data)
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The last event of a stream: the job's state by then and the whole job's totals.
+
+    `outcome` is None when the job still runs, as it may without following. `offset` is where
+    to resume.
+    """
+
+    state: State
+    outcome: Outcome | None
+    output: OutputTotals
+    offset: int

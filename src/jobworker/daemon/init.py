@@ -1,0 +1,169 @@
+"""A new state directory: configuration, database, certificates and the first admin, all or nothing."""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Final
+
+from jobworker.access.certificates import (
+    CertifiedKey,
+    check_trust_domain,
+    create_issuing_ca,
+    create_root_ca,
+    issue_server,
+    issue_user,
+)
+from jobworker.access.policy import Role
+from jobworker.core.errors import invalid
+from jobworker.daemon.config import FILE_NAME, Account, Address, Config, ConfigRefused, Server, initial_text
+from jobworker.daemon.users import CLIENTS, DATABASE, Context, context_files, record_user, write_files
+from jobworker.store.database import Database
+
+FIRST_ADMIN: Final = "admin"
+_SERVICE_NAME: Final = "jobworker"
+_SERVICE_UID: Final = 199_999  # just below the jobs' uids; needs no account
+_ALWAYS_SERVED: Final = ("localhost", "127.0.0.1", "::1")
+
+# What the service itself opens. The rest, the CA's keys above all, stays with who ran init.
+_OF_THE_SERVICE: Final = (
+    ".",
+    FILE_NAME,
+    DATABASE,
+    "jobs",
+    "pki",
+    "pki/bundle.crt",
+    "pki/server.crt",
+    "pki/server.key",
+)
+
+
+class InitRefused(Exception):  # noqa: N818 - it says what happened, as every refusal here does
+    """The state directory cannot be made; nothing was left behind, and the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Initialized:
+    """What `init` has made: the configuration's path, the service's account, and the admin's context."""
+
+    config: Path
+    account: Account
+    admin: Context
+
+
+def init(directory: Path, hosts: Sequence[str], user: str | None, trust_domain: str, listen: Address) -> Initialized:
+    """The state directory of a new jobworkerd, complete on return; after a failure there is none.
+
+    Clients dial the first of `hosts`, or `listen` when there are none. As root, what the service
+    opens belongs to `user`, by default to the account jobworker, or to a bare number without it.
+    """
+    check_trust_domain(trust_domain)
+    account = _service_account(user)
+    directory = directory.resolve()
+    _check_place(directory, account)
+    server = Server(grpc=listen, advertise=_advertised(listen, hosts), user=account.configured)
+    text = initial_text(server, trust_domain)
+    Config.parse(text, directory / FILE_NAME).check_account(account)
+    with ExitStack() as on_failure:
+        draft = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+        on_failure.callback(shutil.rmtree, draft)
+        write_files(draft, {FILE_NAME: text.encode()})
+        not_after = _fill(draft, server, hosts, trust_domain)
+        if account.uid != os.geteuid():
+            for path in _OF_THE_SERVICE:
+                os.chown(draft / path, account.uid, account.gid, follow_symlinks=False)
+        draft.rename(directory)
+        on_failure.pop_all()
+    return Initialized(directory / FILE_NAME, account, Context(directory / CLIENTS / FIRST_ADMIN, not_after))
+
+
+def _fill(state: Path, server: Server, hosts: Sequence[str], trust_domain: str) -> float:
+    """Make everything in `state` but the configuration; when the admin's certificate expires."""
+    now = float(int(time.time()))  # whole seconds, as certificates hold them
+    root = create_root_ca(now)
+    issuing = create_issuing_ca(root, now)
+    served = issue_server(issuing, _served_names(server.grpc, hosts), now)
+    admin = issue_user(issuing, FIRST_ADMIN, trust_domain, now)
+    bundle = root.certificate_pem() + issuing.certificate_pem()
+    for folder in ("jobs", "pki", "pki/ca", CLIENTS, f"{CLIENTS}/{FIRST_ADMIN}"):
+        (state / folder).mkdir(mode=0o700)
+    write_files(
+        state / "pki",
+        {"bundle.crt": bundle, "server.crt": _chain(served, issuing), "server.key": served.key_pem()},
+    )
+    for name, authority in (("root", root), ("issuing", issuing)):
+        files = {f"{name}.crt": authority.certificate_pem(), f"{name}.key": authority.key_pem()}
+        write_files(state / "pki/ca", files)
+    write_files(
+        state / CLIENTS / FIRST_ADMIN,
+        context_files(server.dialed, FIRST_ADMIN, bundle, _chain(admin, issuing), admin.key_pem()),
+    )
+    with Database.open(state / DATABASE) as database:
+        database.write_now(lambda connection: record_user(connection, FIRST_ADMIN, Role.ADMIN, now))
+    return admin.not_after
+
+
+def _chain(leaf: CertifiedKey, issuing: CertifiedKey) -> bytes:
+    return leaf.certificate_pem() + issuing.certificate_pem()
+
+
+def _service_account(user: str | None) -> Account:
+    """As root `user`, else jobworker, else a bare number; otherwise the caller, who can give files to nobody."""
+    caller = Account.current()
+    if caller.uid != 0:
+        if user is not None and user not in {caller.name, str(caller.uid)}:
+            raise InitRefused(f"only root can make a service of another user; run this as root, or as {user}")
+        return caller
+    if user is not None:
+        return Account.find(int(user) if user.isdecimal() else user)
+    try:
+        return Account.find(_SERVICE_NAME)
+    except ConfigRefused:
+        return Account.find(_SERVICE_UID)
+
+
+def _check_place(directory: Path, account: Account) -> None:
+    if not directory.parent.is_dir():
+        raise InitRefused(f"{directory.parent} is not a directory; create it first, or name another place")
+    if (directory / FILE_NAME).exists() or (directory / DATABASE).exists():
+        raise InitRefused(f"{directory} holds the state of a jobworkerd already; name a new directory")
+    if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+        raise InitRefused(f"{directory} is not an empty directory; name a new one")
+    for folder in directory.parents:
+        if account.uid != os.geteuid() and not _can_pass(folder.stat(), account):
+            raise InitRefused(
+                f"user {account.name} cannot get into {folder}; choose a place that is open to all, such as /var/lib"
+            )
+
+
+def _can_pass(folder: os.stat_result, account: Account) -> bool:
+    if folder.st_uid == account.uid:
+        return bool(folder.st_mode & 0o100)
+    if folder.st_gid == account.gid:
+        return bool(folder.st_mode & 0o010)
+    return bool(folder.st_mode & 0o001)
+
+
+def _advertised(listen: Address, hosts: Sequence[str]) -> Address | None:
+    if hosts:
+        return Address(hosts[0], listen.port)
+    if _is_wildcard(listen.host):
+        raise invalid("listen", str(listen), "all addresses only together with --host, the name that clients dial")
+    return None
+
+
+def _served_names(listen: Address, hosts: Sequence[str]) -> list[str]:
+    listened = () if _is_wildcard(listen.host) else (listen.host,)
+    return list(dict.fromkeys((*hosts, *listened, *_ALWAYS_SERVED)))
+
+
+def _is_wildcard(host: str) -> bool:
+    try:
+        return ip_address(host).is_unspecified
+    except ValueError:
+        return False

@@ -1,0 +1,265 @@
+"""jobworkerd, the server's command line.
+
+Nothing heavy is imported before a command needs it: `serve` forks its launcher first, and what
+the launcher has loaded is part of every job's monitor.
+"""
+
+import argparse
+import os
+import sqlite3
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from jobworker import __version__
+from jobworker.access.principal import Role, check_user_name
+from jobworker.core.errors import JobError
+from jobworker.core.units import parse_duration
+from jobworker.daemon.config import Address
+
+if TYPE_CHECKING:
+    from jobworker.daemon.users import Context
+
+_BROKEN_PIPE: Final = 141  # what a shell shows for a program that SIGPIPE has ended
+_INTERRUPTED: Final = 130
+_EXAMPLES: Final = """\
+examples:
+  jobworkerd init --dir /var/lib/jobworker --host jobs.example.org --listen 0.0.0.0:50051
+  jobworkerd user add alice --dir /var/lib/jobworker
+  jobworkerd serve --config /var/lib/jobworker/jobworker.toml
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit status. What an operator can mend is one line on stderr and status 1."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.command(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of stdout has gone; without this Python would complain about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except _foreseen() as error:
+        _say(f"jobworkerd: {_one_line(error)}")
+        return 1
+    return status
+
+
+def _foreseen() -> tuple[type[Exception], ...]:
+    """The errors that an operator can mend; looked up when one has happened, since their modules are heavy."""
+    from jobworker.access.certificates import KeyRefused  # noqa: PLC0415
+    from jobworker.daemon.config import ConfigRefused  # noqa: PLC0415
+    from jobworker.daemon.init import InitRefused  # noqa: PLC0415
+    from jobworker.daemon.users import UserRefused  # noqa: PLC0415
+    from jobworker.store.database import DatabaseRefused  # noqa: PLC0415
+    from jobworker.store.users import UserExists  # noqa: PLC0415
+
+    return (JobError, ConfigRefused, KeyRefused, DatabaseRefused, InitRefused, UserRefused, UserExists, OSError)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())
+
+
+# The commands: each takes the parsed options and gives the exit status. Data goes to stdout, words to stderr.
+
+
+def _init(options: argparse.Namespace) -> int:
+    from jobworker.daemon.init import init  # noqa: PLC0415
+
+    made = init(options.dir, options.host, options.user, options.trust_domain, options.listen)
+    if os.geteuid() == 0:
+        _say(f"the service will run as user {made.account.name}")
+    _say(f"start it with: jobworkerd serve --config {made.config}")
+    return _tell_context(made.admin)
+
+
+def _user_add(options: argparse.Namespace) -> int:
+    from jobworker.daemon import users  # noqa: PLC0415
+
+    return _tell_context(
+        users.add(options.dir, options.name, role=Role(options.role), ttl=options.ttl, out=options.out)
+    )
+
+
+def _user_renew(options: argparse.Namespace) -> int:
+    from jobworker.daemon import users  # noqa: PLC0415
+
+    return _tell_context(users.renew(options.dir, options.name, ttl=options.ttl, out=options.out))
+
+
+def _user_remove(options: argparse.Namespace) -> int:
+    from jobworker.daemon import users  # noqa: PLC0415
+
+    users.remove(options.dir, options.name)
+    _say(f"user {options.name} is removed; running jobs go on")
+    return 0
+
+
+def _user_list(options: argparse.Namespace) -> int:
+    from jobworker.daemon import users  # noqa: PLC0415
+
+    rows = [(user.name, user.role, _moment(user.created_at)) for user in users.present(options.dir)]
+    for name, role, created in (("NAME", "ROLE", "CREATED"), *rows):
+        _print(f"{name:<32}  {role:<8}  {created}")
+    return 0
+
+
+def _audit_verify(options: argparse.Namespace) -> int:
+    from jobworker.daemon import users  # noqa: PLC0415
+    from jobworker.store import audit  # noqa: PLC0415
+
+    checkpoint = options.checkpoint and audit.Head(*options.checkpoint)
+    with users.open_database(options.dir) as database:
+        head, broken = database.read(lambda trail: (audit.head(trail), audit.verify(trail, checkpoint)))
+    if broken is not None:
+        _say(f"jobworkerd: the audit is not as it was written, from record {broken} on; compare it with a backup")
+        return 1
+    _say(f"the audit is whole; its {head.sequence} records end at this checkpoint, to be kept elsewhere:")
+    _print(f"{head.sequence}:{head.hash}")
+    return 0
+
+
+def _audit_export(options: argparse.Namespace) -> int:
+    from jobworker.daemon import users  # noqa: PLC0415
+    from jobworker.store import audit  # noqa: PLC0415
+
+    def write_out(trail: sqlite3.Connection) -> None:
+        for line in audit.export(trail):
+            _print(line)
+
+    with users.open_database(options.dir) as database:
+        database.read(write_out)
+    return 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from jobworker.daemon.serve import serve  # noqa: PLC0415
+
+    return serve(options.config)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from jobworker.daemon.check import check  # noqa: PLC0415
+
+    return check("json" if options.json else "text")
+
+
+def _version(_options: argparse.Namespace) -> int:
+    _print(f"jobworkerd {__version__}")
+    return 0
+
+
+def _tell_context(context: "Context") -> int:
+    _say(f"context valid until {_moment(context.not_after)}; use it with: jobctl --context {context.directory} list")
+    _print(str(context.directory))
+    return 0
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(line + "\n")
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+# The grammar.
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="jobworkerd",
+        description="Run any Linux program as an isolated, resource-limited job, for users far away.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    verbs = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    init = _verb(verbs, "init", _init, "make a state directory: configuration, certificates, first admin")
+    _add_dir(init, "the directory to make")
+    init.add_argument("--host", action="append", default=[], metavar="H", help="a name clients dial; the first is told")
+    init.add_argument("--listen", type=_word(Address.parse), default="127.0.0.1:50051", metavar="HOST:PORT")
+    init.add_argument("--user", metavar="U", help="who the service runs as, when init is run by root")
+    init.add_argument("--trust-domain", default="jobworker.internal", metavar="D", help="the realm of user identities")
+
+    user = _group(verbs, "user", "who may call")
+    add = _verb(user, "add", _user_add, "add a user and write a context for jobctl")
+    add.add_argument("--role", choices=[role.value for role in Role], default=Role.USER.value)
+    renew = _verb(user, "renew", _user_renew, "write a user's context anew, with a new certificate")
+    remove = _verb(user, "remove", _user_remove, "refuse a user from now on, on open connections too")
+    for verb in (add, renew, remove):
+        verb.add_argument("name", type=_word(check_user_name), metavar="NAME")
+    for verb in (add, renew):
+        verb.add_argument("--ttl", type=_word(parse_duration), default="24h", help="how long the certificate is valid")
+        verb.add_argument("--out", type=Path, metavar="DIR", help="where the context goes, instead of clients/NAME")
+    listing = _verb(user, "list", _user_list, "show who may call")
+
+    audit = _group(verbs, "audit", "who did what")
+    verify = _verb(audit, "verify", _audit_verify, "prove that no record was changed, removed or moved")
+    verify.add_argument("--checkpoint", type=_checkpoint, metavar="NUMBER:HASH", help="what an earlier verify printed")
+    export = _verb(audit, "export", _audit_export, "print every record as a line of JSON")
+    for verb in (add, renew, remove, listing, verify, export):
+        _add_dir(verb, "the directory that init has made")
+
+    serve = _verb(verbs, "serve", _serve, "run the server until SIGTERM")
+    serve.add_argument("--config", type=Path, required=True, metavar="FILE")
+    check = _verb(verbs, "check", _check, "tell what this host can enforce, and how to get what it cannot")
+    check.add_argument("--json", action="store_true", help="print one JSON document")
+    _verb(verbs, "version", _version, "print the version")
+    return parser
+
+
+_Verbs = Any  # argparse gives its type of subcommands no public name
+
+
+def _verb(
+    verbs: _Verbs, name: str, command: Callable[[argparse.Namespace], int], promise: str
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=promise, description=promise, allow_abbrev=False)
+    parser.set_defaults(command=command)
+    return parser
+
+
+def _group(verbs: _Verbs, name: str, about: str) -> _Verbs:
+    parser = verbs.add_parser(name, help=about, description=about, allow_abbrev=False)
+    return parser.add_subparsers(metavar="COMMAND", required=True)
+
+
+def _add_dir(verb: argparse.ArgumentParser, meaning: str) -> None:
+    verb.add_argument("--dir", type=Path, required=True, metavar="DIR", help=meaning)
+
+
+def _word(parse: Callable[[str], object]) -> Callable[[str], object]:
+    """`parse` as argparse wants it: what it refuses is a usage error."""
+
+    def parser(text: str) -> object:
+        try:
+            return parse(text)
+        except JobError as refused:
+            raise argparse.ArgumentTypeError(refused.message) from None
+
+    return parser
+
+
+def _checkpoint(text: str) -> tuple[int, str]:
+    number, colon, digest = text.partition(":")
+    if not colon or not number.isdecimal() or len(digest) != 64:
+        raise argparse.ArgumentTypeError(f"{text!r} is not what audit verify prints")
+    return int(number), digest
+
+
+if __name__ == "__main__":
+    sys.exit(main())

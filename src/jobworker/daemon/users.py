@@ -1,0 +1,225 @@
+"""The operator's commands about users: who may call, and with which certificate.
+
+A user gets a context: a directory that jobctl takes as it is. It holds ca.crt, client.crt,
+client.key and context.toml, which reads
+
+    # a jobctl context: how to reach one jobworkerd as one user
+    server = "127.0.0.1:50051"
+    user = "alice"
+    ca = "ca.crt"
+    certificate = "client.crt"
+    key = "client.key"
+
+with paths relative to itself. Directory and files are their maker's alone.
+"""
+
+import json
+import math
+import os
+import shutil
+import sqlite3
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from jobworker.access.certificates import USER_TTL, CertifiedKey, issue_user, read_key, write_private
+from jobworker.access.policy import Role
+from jobworker.access.principal import check_user_name
+from jobworker.daemon.config import FILE_NAME, Account, Address, Config
+from jobworker.store import audit, users
+from jobworker.store.database import Database
+
+DATABASE: Final = "jobworker.db"
+CLIENTS: Final = "clients"
+ISSUING_CERTIFICATE: Final = "pki/ca/issuing.crt"
+ISSUING_KEY: Final = "pki/ca/issuing.key"
+_CONTEXT: Final = "context.toml"
+
+
+class UserRefused(Exception):  # noqa: N818 - it says what happened, as every refusal here does
+    """What was asked about a user cannot be done; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """A context that was written: where it lies and until when its certificate is valid."""
+
+    directory: Path
+    not_after: float
+
+
+def add(state: Path, name: str, *, role: Role = Role.USER, ttl: float = USER_TTL, out: Path | None = None) -> Context:
+    """A new user with a new context, in `state`/clients/`name` or in the new directory `out`.
+
+    The user is on record before the context appears; if only that fails, `renew` makes it.
+    """
+    directory = _context_directory(state, name, out)
+    if os.path.lexists(directory):
+        raise UserRefused(f"{directory} exists already; name a new directory with --out")
+    issuer = _Issuer.of(state)
+    with open_database(state) as database:
+        former = database.read(lambda connection: users.get(connection, name))
+        at = _issue_time(time.time(), former)
+        issued = issuer.issue(name, at, ttl)
+        with ExitStack() as on_failure:
+            draft = _draft(directory, issuer.context_files(name, issued), on_failure)
+            database.write_now(lambda connection: record_user(connection, name, role, at))
+            draft.rename(directory)
+            on_failure.pop_all()
+    return Context(directory, issued.not_after)
+
+
+def renew(state: Path, name: str, *, ttl: float = USER_TTL, out: Path | None = None) -> Context:
+    """A context with a new key and certificate for a user there is; what the old one can do stays until it expires."""
+    directory = _context_directory(state, name, out)
+    if os.path.lexists(directory) and not (directory / _CONTEXT).is_file():
+        raise UserRefused(f"{directory} exists and is no context; name another directory with --out")
+    issuer = _Issuer.of(state)
+    with open_database(state) as database:
+        user = database.read(lambda connection: users.get(connection, name))
+        if user is None or user.removed_at is not None:
+            raise _unknown(name)
+        issued = issuer.issue(name, _issue_time(time.time(), user), ttl)
+        with ExitStack() as on_failure:
+            draft = _draft(directory, issuer.context_files(name, issued), on_failure)
+            database.write_now(lambda connection: _record(connection, "user.renew", name, time.time()))
+            if directory.is_dir():
+                for file in draft.iterdir():
+                    file.replace(directory / file.name)
+                draft.rmdir()
+            else:
+                draft.rename(directory)
+            on_failure.pop_all()
+    return Context(directory, issued.not_after)
+
+
+def remove(state: Path, name: str) -> None:
+    """Revoke everything that proves user `name`, from now on and on open connections too.
+
+    The context in `state`/clients goes; copies of it elsewhere are worthless.
+    """
+
+    def revoke(connection: sqlite3.Connection) -> None:
+        if not users.remove(connection, name, now):
+            raise _unknown(name)
+        _record(connection, "user.remove", name, now)
+
+    check_user_name(name)
+    now = time.time()
+    with open_database(state) as database:
+        database.write_now(revoke)
+    directory = state / CLIENTS / name
+    if os.access(directory, os.F_OK):
+        shutil.rmtree(directory)
+
+
+def present(state: Path) -> list[users.User]:
+    """The users who may call, by name."""
+    with open_database(state) as database:
+        return [user for user in database.read(users.everyone) if user.removed_at is None]
+
+
+def open_database(state: Path) -> Database:
+    """The database of `state`, which `init` has made; UserRefused when there is none."""
+    path = state / DATABASE
+    if not path.is_file():
+        raise UserRefused(f"{state} holds no {DATABASE}; name the directory that jobworkerd init has made")
+    return Database.open(path)
+
+
+def record_user(connection: sqlite3.Connection, name: str, role: Role, at: float) -> None:
+    """Add user `name` together with the audit's record of it."""
+    users.add(connection, name, role.value, at)
+    _record(connection, "user.add", name, at, f"role {role.value}")
+
+
+def write_files(directory: Path, files: dict[str, bytes]) -> None:
+    """Write private files into the private directory `directory`."""
+    for name, data in files.items():
+        write_private(directory / name, data)
+
+
+def context_files(server: Address, name: str, bundle: bytes, chain: bytes, key: bytes) -> dict[str, bytes]:
+    """The files of a context: `bundle` for believing the server, `chain` and `key` for being believed."""
+    text = f"""\
+# a jobctl context: how to reach one jobworkerd as one user
+server = {json.dumps(str(server))}
+user = {json.dumps(name)}
+ca = "ca.crt"
+certificate = "client.crt"
+key = "client.key"
+"""
+    return {_CONTEXT: text.encode(), "ca.crt": bundle, "client.crt": chain, "client.key": key}
+
+
+@dataclass(frozen=True, slots=True)
+class _Issuer:
+    """The issuing CA of one state directory, with what its certificates and contexts say."""
+
+    config: Config
+    authority: CertifiedKey
+
+    @classmethod
+    def of(cls, state: Path) -> "_Issuer":
+        config = Config.load(state / FILE_NAME)
+        key = read_key(state / ISSUING_KEY, "issuing CA's key")
+        return cls(config, CertifiedKey.from_pem((state / ISSUING_CERTIFICATE).read_bytes(), key))
+
+    def issue(self, name: str, at: float, ttl: float) -> CertifiedKey:
+        return issue_user(self.authority, name, self.config.tls.trust_domain, at, ttl)
+
+    def context_files(self, name: str, issued: CertifiedKey) -> dict[str, bytes]:
+        chain = issued.certificate_pem() + self.authority.certificate_pem()
+        return context_files(self.config.server.dialed, name, self.config.tls.ca.read_bytes(), chain, issued.key_pem())
+
+
+def _context_directory(state: Path, name: str, out: Path | None) -> Path:
+    check_user_name(name)
+    if out is not None:
+        return out.absolute()
+    clients = state / CLIENTS
+    # The service user owns `state`: a link put here must not lead another user's writing elsewhere.
+    if clients.is_symlink() or not clients.is_dir() or clients.stat().st_uid != os.geteuid():
+        raise UserRefused(f"{clients} is not a directory of yours; run this as its owner, or name --out")
+    return clients.absolute() / name
+
+
+def _draft(directory: Path, files: dict[str, bytes], on_failure: ExitStack) -> Path:
+    """A complete private directory beside `directory`, which goes away on failure."""
+    draft = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    on_failure.callback(shutil.rmtree, draft)
+    write_files(draft, files)
+    return draft
+
+
+def _issue_time(now: float, user: users.User | None) -> float:
+    """When a certificate counts as issued: whole seconds, as certificates hold them.
+
+    Not before the user's own beginning, and after everything that an earlier user of the name had.
+    """
+    if user is None:
+        return math.floor(now)
+    beginning = user.created_at if user.removed_at is None else math.floor(user.removed_at) + 1
+    return max(math.floor(now), beginning)
+
+
+def _unknown(name: str) -> UserRefused:
+    return UserRefused(f"there is no user {name}; see jobworkerd user list")
+
+
+def _record(connection: sqlite3.Connection, action: str, name: str, at: float, detail: str = "") -> None:
+    operator = Account.current()
+    event = audit.AuditEvent(
+        time=at,
+        principal=f"unix:{operator.name}",
+        credential=f"uid {operator.uid}",
+        source="local",
+        action=action,
+        target=name,
+        decision="allowed",
+        detail=detail,
+    )
+    audit.append(connection, event)

@@ -1,0 +1,440 @@
+"""Control groups of jobs on v2, v1 and hybrid hosts: create, limit, measure, kill, remove.
+
+A job has one group in every hierarchy that is mounted with a controller we use. Where a v2 tree
+exists, with controllers or without, it also kills (cgroup.kill) and tells emptiness
+(cgroup.events). Sources: cgroup-v2.rst and cgroup-v1/*.rst of the kernel's admin guide.
+"""
+
+import contextlib
+import errno
+import os
+import select
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final, Self
+
+from jobworker.core.errors import ErrorCode, JobError
+from jobworker.core.outcome import Usage
+from jobworker.core.spec import Limits
+
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+_CPU_PERIOD_US: Final = 100_000
+_USED_V1: Final = ("cpu", "cpuacct", "memory", "blkio", "pids")
+_USED_V2: Final = ("cpu", "memory", "io", "pids")
+_V1_NAME: Final = {"io": "blkio"}
+_REMOVE_TIMEOUT: Final = 10.0
+
+_HINTS: Final = {
+    "memory": "boot with cgroup_enable=memory",
+    "io": "boot a kernel with CONFIG_BLK_DEV_THROTTLING",
+    "pids": "boot a kernel with CONFIG_CGROUP_PIDS",
+    "cpu": "boot a kernel with CONFIG_CFS_BANDWIDTH",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Hierarchy:
+    """One mounted cgroup tree: where our groups go in it and which controllers it has."""
+
+    path: str
+    controllers: tuple[str, ...]
+    is_v2: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Knob:
+    """One value to write to a group's file; `shows` is what reading it back must contain."""
+
+    limit: str
+    controller: str
+    file: str
+    value: str
+    shows: str
+    optional: bool = False  # the file may be missing where it has nothing to limit
+
+
+def find_hierarchies(mountinfo: str, own_groups: str, is_delegated: bool = False) -> list[Hierarchy]:  # noqa: FBT001, FBT002
+    """The usable cgroup trees in the text of /proc/self/mountinfo, v2 first.
+
+    Each v1 controller is looked for by itself, since distributions mount them in any combination.
+    In the v2 tree our place is our own group when it `is_delegated` to us, else the top.
+    """
+    found: dict[str, Hierarchy] = {}
+    for line in mountinfo.splitlines():
+        fields, _, rest = line.partition(" - ")
+        kind, _, options = rest.split(" ", 2)
+        mount_point = fields.split()[4].replace("\\040", " ")
+        if kind == "cgroup2":
+            own = own_groups.partition("0::")[2].partition("\n")[0]
+            path = mount_point + own if is_delegated and own != "/" else mount_point
+            found.setdefault("v2", Hierarchy(path, tuple(_read(f"{path}/cgroup.controllers").split()), is_v2=True))
+        elif kind == "cgroup":
+            mounted = options.rsplit(" ", 1)[-1].split(",")
+            controllers = tuple(name for name in _USED_V1 if name in mounted)
+            if controllers:
+                found.setdefault(",".join(controllers), Hierarchy(mount_point, controllers, is_v2=False))
+    return sorted(found.values(), key=lambda hierarchy: not hierarchy.is_v2)
+
+
+def knobs_v1(limits: Limits, disk: str | None) -> Iterator[Knob]:
+    """What to write for `limits` in version 1 controllers."""
+    if limits.memory is not None:
+        size = str(limits.memory // _PAGE * _PAGE)
+        yield Knob("memory", "memory", "memory.limit_in_bytes", size, size)
+        # Memory and swap together; there is nothing to limit without swap accounting.
+        yield Knob("memory_and_swap", "memory", "memory.memsw.limit_in_bytes", size, size, optional=True)
+    if limits.pids is not None:
+        yield Knob("pids", "pids", "pids.max", str(limits.pids), str(limits.pids))
+    if limits.cpu is not None:
+        quota = str(round(limits.cpu * _CPU_PERIOD_US))
+        yield Knob("cpu_period_us", "cpu", "cpu.cfs_period_us", str(_CPU_PERIOD_US), str(_CPU_PERIOD_US))
+        yield Knob("cpu_quota_us", "cpu", "cpu.cfs_quota_us", quota, quota)
+    for name, file in _IO_V1.items():
+        rate = getattr(limits, name)
+        if rate is not None:
+            yield Knob(name, "io", file, f"{disk} {rate}", f"{disk} {rate}")
+
+
+_IO_V1: Final = {
+    "io_read_bps": "blkio.throttle.read_bps_device",
+    "io_write_bps": "blkio.throttle.write_bps_device",
+    "io_read_iops": "blkio.throttle.read_iops_device",
+    "io_write_iops": "blkio.throttle.write_iops_device",
+}
+_IO_V2: Final = {"io_read_bps": "rbps", "io_write_bps": "wbps", "io_read_iops": "riops", "io_write_iops": "wiops"}
+
+
+def knobs_v2(limits: Limits, disk: str | None) -> Iterator[Knob]:
+    """What to write for `limits` in version 2 controllers."""
+    if limits.memory is not None:
+        size = str(limits.memory // _PAGE * _PAGE)
+        yield Knob("memory", "memory", "memory.max", size, size)
+        yield Knob("swap", "memory", "memory.swap.max", "0", "0", optional=True)
+        yield Knob("oom_kills_all", "memory", "memory.oom.group", "1", "1")
+    if limits.pids is not None:
+        yield Knob("pids", "pids", "pids.max", str(limits.pids), str(limits.pids))
+    if limits.cpu is not None:
+        quota = f"{round(limits.cpu * _CPU_PERIOD_US)} {_CPU_PERIOD_US}"
+        yield Knob("cpu_max", "cpu", "cpu.max", quota, quota)
+    for name, key in _IO_V2.items():
+        rate = getattr(limits, name)
+        if rate is not None:
+            yield Knob(name, "io", "io.max", f"{disk} {key}={rate}", f"{key}={rate}")
+
+
+class CgroupHost:
+    """The part of the host's cgroup trees that is ours: one parent group in each."""
+
+    def __init__(self, hierarchies: Iterable[Hierarchy], parent: str) -> None:
+        self.hierarchies = [hierarchy for hierarchy in hierarchies if hierarchy.is_v2 or hierarchy.controllers]
+        self._parent = parent
+
+    @classmethod
+    def discover(cls, parent: str) -> Self:
+        """The trees of this host."""
+        own = _read("/proc/self/cgroup")
+        mountinfo = _read("/proc/self/mountinfo")
+        hierarchies = find_hierarchies(mountinfo, own)
+        for hierarchy in hierarchies:
+            if hierarchy.is_v2 and _is_delegated(hierarchy.path + own.partition("0::")[2].partition("\n")[0]):
+                return cls(find_hierarchies(mountinfo, own, is_delegated=True), parent)
+        return cls(hierarchies, parent)
+
+    def prepare(self) -> None:
+        """Makes the parent groups and hands the v2 controllers down to them."""
+        for hierarchy in self.hierarchies:
+            path = f"{hierarchy.path}/{self._parent}"
+            wanted = [name for name in _USED_V2 if hierarchy.is_v2 and name in hierarchy.controllers]
+            if wanted:
+                _hand_down(hierarchy.path, wanted)
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path, 0o755)
+            if wanted:
+                _hand_down(path, wanted)
+
+    def controllers(self) -> frozenset[str]:
+        """The controllers that can limit jobs here, by their v2 names."""
+        return frozenset(
+            {"blkio": "io"}.get(name, name)
+            for hierarchy in self.hierarchies
+            for name in hierarchy.controllers
+            if name != "cpuacct"
+        )
+
+    def group(self, name: str) -> "Cgroup":
+        """The groups of job `name`, whether they exist or not."""
+        return Cgroup([(hierarchy, f"{hierarchy.path}/{self._parent}/{name}") for hierarchy in self.hierarchies])
+
+    def names(self) -> set[str]:
+        """The names of all jobs that have a group in some tree."""
+        return {
+            entry.name
+            for hierarchy in self.hierarchies
+            if os.path.isdir(f"{hierarchy.path}/{self._parent}")
+            for entry in os.scandir(f"{hierarchy.path}/{self._parent}")
+            if entry.is_dir()
+        }
+
+
+class Cgroup:
+    """One job's groups, one in each tree."""
+
+    def __init__(self, places: list[tuple[Hierarchy, str]]) -> None:
+        self._places = places
+        self._v2 = next((path for hierarchy, path in places if hierarchy.is_v2), None)
+
+    def create(self) -> None:
+        """Makes the groups; what an earlier job of the name left is removed first."""
+        for _, path in self._places:
+            try:
+                os.mkdir(path, 0o755)
+            except FileExistsError:
+                self.remove()
+                self.create()
+                return
+
+    def limit(self, limits: Limits, disk: str | None) -> dict[str, str]:
+        """Sets every limit and reads each back; returns them as the kernel shows them.
+
+        UNSUPPORTED, naming controller and remedy, when one cannot be set or does not hold.
+        """
+        effective: dict[str, str] = {}
+        for knob in self._knobs(limits, disk):
+            path = f"{self._path_of(knob.controller)}/{knob.file}"
+            try:
+                _write(path, knob.value)
+                shown = _read(path)
+            except FileNotFoundError as error:
+                if knob.optional and not _host_has_swap():
+                    continue
+                raise _cannot_limit(knob, "its file is missing") from error
+            except OSError as error:
+                raise _cannot_limit(knob, os.strerror(error.errno or 0)) from error
+            if knob.shows not in (shown.strip(), *_words_and_lines(shown)):
+                raise _cannot_limit(knob, f"the kernel shows {shown.strip()!r} instead of {knob.value!r}")
+            effective[knob.limit] = knob.value
+        return effective
+
+    def _knobs(self, limits: Limits, disk: str | None) -> list[Knob]:
+        """The knobs for this host, taken for each controller from the tree that has it."""
+        chosen = []
+        for knobs, version in ((knobs_v2(limits, disk), 2), (knobs_v1(limits, disk), 1)):
+            chosen += [knob for knob in knobs if self._version_of(knob.controller) == version]
+        wanted = {knob.controller for knob in knobs_v2(limits, disk)}
+        for controller in sorted(wanted - {knob.controller for knob in chosen}):
+            raise JobError(
+                ErrorCode.UNSUPPORTED,
+                f"{controller} limit: this host has no {controller} controller; {_HINTS[controller]}",
+            )
+        return chosen
+
+    def _version_of(self, controller: str) -> int | None:
+        for hierarchy, _ in self._places:
+            if hierarchy.is_v2 and controller in hierarchy.controllers:
+                return 2
+            if not hierarchy.is_v2 and _V1_NAME.get(controller, controller) in hierarchy.controllers:
+                return 1
+        return None
+
+    def _path_of(self, controller: str) -> str | None:
+        for hierarchy, path in self._places:
+            name = controller if hierarchy.is_v2 else _V1_NAME.get(controller, controller)
+            if name in hierarchy.controllers:
+                return path
+        return None
+
+    def entry_files(self) -> list[str]:
+        """The files a process writes 0 to in order to join the groups."""
+        return [f"{path}/cgroup.procs" for _, path in self._places]
+
+    def watch_oom(self) -> int | None:
+        """An eventfd that becomes readable when the job meets its memory limit, on v1.
+
+        A v2 group kills itself as a whole (memory.oom.group) and needs no watching.
+        """
+        path = self._path_of("memory")
+        if path is None or self._version_of("memory") == 2:
+            return None
+        event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        watched = os.open(f"{path}/memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _write(f"{path}/cgroup.event_control", f"{event} {watched}")
+        except OSError:
+            os.close(event)
+            raise
+        finally:
+            os.close(watched)
+        return event
+
+    def kill(self) -> None:
+        """SIGKILL to every process in the group, atomically, where a v2 tree can do it."""
+        if self._v2 is not None:
+            with contextlib.suppress(FileNotFoundError):
+                _write(f"{self._v2}/cgroup.kill", "1")
+
+    def wait_empty(self, timeout: float = _REMOVE_TIMEOUT) -> None:
+        """Returns when no process is in the group any more, told by the kernel; TimeoutError."""
+        if self._v2 is None:
+            self._wait_empty_v1(timeout)
+            return
+        try:
+            events = os.open(f"{self._v2}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        deadline = time.monotonic() + timeout
+        try:
+            poll = select.poll()
+            poll.register(events, select.POLLPRI)
+            while b"populated 1" in os.pread(events, 256, 0):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError("processes of the job are still alive")
+                poll.poll(left * 1000)
+        finally:
+            os.close(events)
+
+    def _wait_empty_v1(self, timeout: float) -> None:
+        # Version 1 notifies through a helper program of the host only, which is not ours to set.
+        deadline = time.monotonic() + timeout
+        while any(_read_or_empty(file) for file in self.entry_files()):
+            if time.monotonic() > deadline:
+                raise TimeoutError("processes of the job are still alive")
+            time.sleep(0.001)
+
+    def remove(self) -> None:
+        """Ends what is in the groups and removes them; groups that are gone are no error."""
+        if not self._try_remove():
+            self.kill()
+            self.wait_empty()
+            deadline = time.monotonic() + _REMOVE_TIMEOUT
+            while not self._try_remove():
+                # Empty, yet the kernel still holds the last task's reference for an instant.
+                if time.monotonic() > deadline:
+                    raise TimeoutError("a group of the job cannot be removed")
+                os.sched_yield()
+
+    def _try_remove(self) -> bool:
+        for _, path in self._places:
+            try:
+                os.rmdir(path)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    raise
+                return False
+        return True
+
+    def oom_kills(self) -> int:
+        """How many of the job's processes the kernel has killed for want of memory."""
+        path = self._path_of("memory")
+        file = "memory.events" if self._version_of("memory") == 2 else "memory.oom_control"
+        return _keyed(f"{path}/{file}").get("oom_kill", 0) if path else 0
+
+    def usage(self) -> Usage:
+        """What the job has used so far, as the kernel counts it."""
+        cpu, throttled = self._cpu_seconds()
+        memory_path = self._path_of("memory")
+        peak_file = "memory.peak" if self._version_of("memory") == 2 else "memory.max_usage_in_bytes"
+        peak = _read_or_empty(f"{memory_path}/{peak_file}") if memory_path else ""
+        read, written = self._io_bytes()
+        return Usage(
+            cpu_seconds=cpu,
+            throttled_seconds=throttled,
+            memory_peak=int(peak) if peak else None,
+            oom_kills=self.oom_kills() if memory_path else None,
+            io_read_bytes=read,
+            io_write_bytes=written,
+        )
+
+    def _cpu_seconds(self) -> tuple[float | None, float | None]:
+        path = self._path_of("cpu")
+        if path is not None and self._version_of("cpu") == 2:
+            stat = _keyed(f"{path}/cpu.stat")
+            return stat.get("usage_usec", 0) / 1e6, stat.get("throttled_usec", 0) / 1e6
+        accounting = self._path_of("cpuacct")
+        used = _read_or_empty(f"{accounting}/cpuacct.usage") if accounting else ""
+        throttled = _keyed(f"{path}/cpu.stat").get("throttled_time") if path else None
+        return (int(used) / 1e9 if used else None), (throttled / 1e9 if throttled is not None else None)
+
+    def _io_bytes(self) -> tuple[int | None, int | None]:
+        path = self._path_of("io")
+        if path is None:
+            return None, None
+        read = written = 0
+        if self._version_of("io") == 2:
+            for word in _read_or_empty(f"{path}/io.stat").split():
+                key, _, value = word.partition("=")
+                read += int(value) if key == "rbytes" else 0
+                written += int(value) if key == "wbytes" else 0
+            return read, written
+        for line in _read_or_empty(f"{path}/blkio.throttle.io_service_bytes").splitlines():
+            words = line.split()
+            if len(words) == 3 and words[1] == "Read":
+                read += int(words[2])
+            elif len(words) == 3 and words[1] == "Write":
+                written += int(words[2])
+        return read, written
+
+
+def _hand_down(path: str, controllers: list[str]) -> None:
+    """Enables controllers for the children of the group at `path`."""
+    enabled = _read(f"{path}/cgroup.subtree_control").split()
+    for name in controllers:
+        if name not in enabled:
+            # A controller that cannot be handed down is missed by the job that needs it, by name.
+            with contextlib.suppress(OSError):
+                _write(f"{path}/cgroup.subtree_control", f"+{name}")
+
+
+def _is_delegated(path: str) -> bool:
+    """Whether a service manager has said that the group at `path` is ours (systemd Delegate=)."""
+    try:
+        return os.getxattr(path, "trusted.delegate") == b"1"
+    except OSError:
+        return False
+
+
+def _cannot_limit(knob: Knob, why: str) -> JobError:
+    return JobError(ErrorCode.UNSUPPORTED, f"{knob.limit}: the {knob.controller} controller refuses {knob.value}: {why}")
+
+
+def _words_and_lines(text: str) -> list[str]:
+    return text.split() + text.splitlines()
+
+
+def _host_has_swap() -> bool:
+    return len(_read("/proc/swaps").splitlines()) > 1
+
+
+def _keyed(path: str) -> Mapping[str, int]:
+    """A flat keyed file: one `name number` a line."""
+    pairs = (line.split() for line in _read_or_empty(path).splitlines())
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2}
+
+
+def _read(path: str) -> str:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts = []
+        while part := os.read(fd, 65536):
+            parts.append(part)
+        return b"".join(parts).decode()
+    finally:
+        os.close(fd)
+
+
+def _read_or_empty(path: str) -> str:
+    try:
+        return _read(path)
+    except FileNotFoundError:
+        return ""
+
+
+def _write(path: str, value: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, value.encode())
+    finally:
+        os.close(fd)

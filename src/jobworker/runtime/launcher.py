@@ -1,0 +1,201 @@
+"""The one privileged process: creates jobs for the server, and does nothing else.
+
+Single thread, standard library only, no network. It hears one socket, from the process that
+started it, and decides by its own rules what it launches: whatever the server asks for, a job
+never runs as root, never outside of its control groups and never without the sandbox.
+"""
+
+import gc
+import os
+import resource
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NoReturn
+
+from jobworker.core.errors import ErrorCode, JobError
+from jobworker.core.job_id import is_job_id
+from jobworker.runtime import block_device, job_dir, linux, sandbox, wire
+from jobworker.runtime.cgroup import CgroupHost
+from jobworker.runtime.monitor import Assignment, Plan, supervise
+from jobworker.runtime.uid_range import UidLease, UidRange
+
+_PEER_CREDENTIALS: Final = struct.Struct("3i")
+_LOWEST_UID: Final = 1000  # no job may share a uid with the system's own accounts
+
+
+def main(plan: Plan = sandbox.plan) -> NoReturn:
+    """Serves the socket named by the first argument until its other end is gone.
+
+    Two processes: the launcher, and its parent, which holds the socket and starts a new launcher
+    when one is killed. Neither exec's, so all of them and all monitors share their pages.
+    """
+    control = socket.socket(fileno=int(sys.argv[1]))
+    check_peer(control)
+    bootstrap, _ = wire.receive(control)
+    if not isinstance(bootstrap, wire.Bootstrap) or bootstrap.version != wire.PROTOCOL_VERSION:
+        sys.exit("jobworker launcher: the server speaks another version; restart it")
+    _prepare_process()
+    launcher = Launcher(control, bootstrap, plan)
+    wire.send(control, wire.Ready([]))
+    while True:
+        child = os.fork()
+        if child == 0:
+            linux.set_process_title("jobworker-launcher")
+            linux.set_parent_death_signal(0)
+            launcher.serve()
+            os._exit(0)
+        linux.set_process_title("jobworker-keeper")
+        if _wait_for(child) == 0:
+            sys.exit(0)
+
+
+def check_peer(control: socket.socket) -> None:
+    """Refuses a socket whose other end was not made by the parent process or by root."""
+    pid, uid, _ = _PEER_CREDENTIALS.unpack(
+        control.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
+    )
+    if pid != os.getppid() or uid not in {0, os.geteuid()}:
+        sys.exit("jobworker launcher: the socket is not my parent's")
+
+
+def _prepare_process() -> None:
+    """A blank process: nothing inherited that a job could see, nothing that makes forks slow."""
+    os.umask(0o077)
+    os.chdir("/")
+    os.setsid()
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_DFL)
+    # The server decides when the launcher ends, by closing the socket; a terminal does not.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+    linux.become_subreaper()
+    # Monitors share these pages; a collection would write to every object in them.
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+
+
+def _wait_for(launcher: int) -> int:
+    """The launcher's exit status; other children are monitors that an earlier launcher left."""
+    while True:
+        pid, status = os.waitpid(-1, 0)
+        if pid == launcher:
+            return status
+
+
+class Launcher:
+    """Creates jobs by its own rules."""
+
+    def __init__(self, control: socket.socket, bootstrap: wire.Bootstrap, plan: Plan) -> None:
+        if bootstrap.first_uid < _LOWEST_UID or bootstrap.first_uid <= bootstrap.service_uid <= bootstrap.last_uid:
+            sys.exit("jobworker launcher: the uid range for jobs holds system accounts or the server's own uid")
+        self._control = control
+        self._bootstrap = bootstrap
+        self._plan = plan
+        self._uids = UidRange.open(Path(bootstrap.lock_dir), bootstrap.first_uid, bootstrap.last_uid)
+        self._cgroups = CgroupHost.discover(bootstrap.cgroup_parent)
+        self._cgroups.prepare()
+        self._mountinfo = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
+        self._host = sandbox.HostView.survey(self._mountinfo, bootstrap.hidden)
+        self._own_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+
+    def serve(self) -> None:
+        """Launches what the server asks for until it hangs up."""
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # monitors put their own end on record
+        while True:
+            order, fds = wire.receive(self._control, max_fds=2)
+            match order, fds:
+                case None, _:
+                    return
+                case wire.Launch(job_id), [directory, channel_fd]:
+                    with socket.socket(fileno=channel_fd) as channel:
+                        self._answer(channel, lambda: self._launch(job_id, directory, channel))
+                    os.close(directory)
+                case wire.CleanUp(job_id), [channel_fd]:
+                    with socket.socket(fileno=channel_fd) as channel:
+                        self._answer(channel, lambda: self._clean_up(job_id, channel))
+                case _:
+                    sys.exit("jobworker launcher: the server sent what is no order")
+
+    def _answer(self, channel: socket.socket, act: Callable[[], None]) -> None:
+        """Does `act`; whatever goes wrong is told on the channel and stops nothing else."""
+        try:
+            act()
+        except JobError as error:
+            _tell(channel, wire.StartFailed(error.code.value, error.message))
+        except (OSError, ValueError, TypeError) as error:
+            reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else type(error).__name__
+            _tell(channel, wire.StartFailed(ErrorCode.UNAVAILABLE.value, f"the server cannot launch jobs now: {reason}"))
+
+    def _launch(self, job_id: str, directory: int, channel: socket.socket) -> None:
+        """Makes the job's groups with their limits, then its monitor, which takes over from here."""
+        if not is_job_id(job_id):
+            raise JobError(ErrorCode.INVALID_ARGUMENT, "not a job id")
+        job_dir.check_directory(directory, self._bootstrap.service_uid)
+        spec = job_dir.read_request(directory).spec
+        disk = block_device.disk_of(spec.limits.io_device or "/", self._mountinfo) if spec.limits.limits_io() else None
+        group = self._cgroups.group(job_id)
+        lease = self._uids.lease()
+        try:
+            group.create()
+            job = Assignment(
+                job_id=job_id,
+                spec=spec,
+                directory=directory,
+                channel=channel,
+                cgroup=group,
+                effective_limits=group.limit(spec.limits, disk),
+                uid=self._floor(lease),
+                host=self._host,
+                plan=self._plan,
+                service_uid=self._bootstrap.service_uid,
+                service_gid=self._bootstrap.service_gid,
+            )
+            self._fork_monitor(job)
+        except BaseException:
+            group.remove()
+            raise
+        finally:
+            os.close(lease.lock)
+
+    def _floor(self, lease: UidLease) -> int:
+        """The uid for a job, checked once more where it is given out: never root, never the server's."""
+        if lease.uid < _LOWEST_UID or lease.uid in {0, self._bootstrap.service_uid, os.getuid()}:
+            raise JobError(ErrorCode.INTERNAL, "no safe uid for the job")
+        return lease.uid
+
+    def _fork_monitor(self, job: Assignment) -> None:
+        linux.unshare(linux.CLONE_NEWPID)
+        try:
+            if os.fork() == 0:
+                self._control.close()
+                os.close(self._own_namespace)
+                supervise(job)
+        finally:
+            # unshare is possible again only after a return to our own namespace; pid_namespaces(7).
+            linux.setns(self._own_namespace, linux.CLONE_NEWPID)
+
+    def _clean_up(self, job_id: str, channel: socket.socket) -> None:
+        """Ends and removes what is left of a job whose monitor is gone."""
+        if not is_job_id(job_id):
+            raise JobError(ErrorCode.INVALID_ARGUMENT, "not a job id")
+        self._cgroups.group(job_id).remove()
+        _tell(channel, wire.Cleaned())
+
+
+def _tell(channel: socket.socket, message: wire.Message) -> None:
+    try:
+        wire.send(channel, message)
+    except OSError:
+        return  # whoever asked is gone, and finds out by itself when it is back
+
+
+if __name__ == "__main__":
+    main()

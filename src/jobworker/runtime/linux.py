@@ -1,0 +1,218 @@
+"""The system calls and constants that Python's standard library does not offer.
+
+The only file with call numbers, flags and ctypes in it. Every function raises OSError with the
+call's name. Numbers above 423 are the same on every architecture; man 2 of each call has the rest.
+"""
+
+import ctypes
+import fcntl
+import os
+import platform
+import socket
+import struct
+from typing import Final
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+# unshare(2), setns(2), clone(2): linux/sched.h
+CLONE_NEWNS: Final = 0x00020000
+CLONE_NEWCGROUP: Final = 0x02000000
+CLONE_NEWUTS: Final = 0x04000000
+CLONE_NEWIPC: Final = 0x08000000
+CLONE_NEWPID: Final = 0x20000000
+CLONE_NEWNET: Final = 0x40000000
+
+# mount(2), umount2(2): linux/mount.h
+MS_RDONLY: Final = 0x1
+MS_NOSUID: Final = 0x2
+MS_NODEV: Final = 0x4
+MS_NOEXEC: Final = 0x8
+MS_REMOUNT: Final = 0x20
+MS_BIND: Final = 0x1000
+MS_REC: Final = 0x4000
+MS_PRIVATE: Final = 0x40000
+MNT_DETACH: Final = 0x2
+
+# open_tree(2), move_mount(2), mount_setattr(2): linux/mount.h, linux/fcntl.h
+_AT_FDCWD: Final = -100
+_AT_EMPTY_PATH: Final = 0x1000
+_OPEN_TREE_CLONE: Final = 0x1
+_OPEN_TREE_CLOEXEC: Final = os.O_CLOEXEC
+_MOVE_MOUNT_F_EMPTY_PATH: Final = 0x4
+_MOUNT_ATTR_RDONLY: Final = 0x1
+_MOUNT_ATTR_NOSUID: Final = 0x2
+_MOUNT_ATTR_NODEV: Final = 0x4
+_NR_OPEN_TREE: Final = 428
+_NR_MOVE_MOUNT: Final = 429
+_NR_MOUNT_SETATTR: Final = 442
+_NR_PIVOT_ROOT: Final = {"x86_64": 155, "aarch64": 41}.get(platform.machine(), -1)
+
+# prctl(2): linux/prctl.h; capabilities(7)
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_NAME: Final = 15
+_PR_CAPBSET_DROP: Final = 24
+_PR_SET_MM: Final = 35
+_PR_SET_MM_ARG_START: Final = 8
+_PR_SET_MM_ARG_END: Final = 9
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_PR_SET_NO_NEW_PRIVS: Final = 38
+_CAPABILITY_VERSION_3: Final = 0x20080522
+_NR_CAPSET: Final = {"x86_64": 126, "aarch64": 91}.get(platform.machine(), -1)
+
+# netdevice(7)
+_SIOCSIFFLAGS: Final = 0x8914
+_IFF_UP: Final = 0x1
+
+# inotify(7)
+IN_MODIFY: Final = 0x2
+IN_DELETE_SELF: Final = 0x400
+IN_IGNORED: Final = 0x8000
+IN_Q_OVERFLOW: Final = 0x4000
+
+
+def _check(result: int, call: str) -> int:
+    if result < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"{call}: {os.strerror(error)}")
+    return result
+
+
+def unshare(flags: int) -> None:
+    """Gives the calling process new namespaces."""
+    _check(_libc.unshare(flags), "unshare")
+
+
+def setns(fd: int, kind: int) -> None:
+    """Joins the namespace of type `kind` behind `fd`; a PID namespace counts for later children."""
+    _check(_libc.setns(fd, kind), "setns")
+
+
+def mount(source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
+    """Mounts, binds or remounts, as `flags` say."""
+    result = _libc.mount(
+        os.fsencode(source),
+        os.fsencode(target),
+        os.fsencode(kind) if kind is not None else None,
+        ctypes.c_ulong(flags),
+        os.fsencode(data) if data is not None else None,
+    )
+    _check(result, "mount")
+
+
+def umount(target: str, flags: int) -> None:
+    """Detaches what is mounted at `target`."""
+    _check(_libc.umount2(os.fsencode(target), flags), "umount2")
+
+
+def pivot_root(new_root: str, put_old: str) -> None:
+    """Makes the mount at `new_root` the root of the calling process's mount namespace."""
+    _check(_libc.syscall(_NR_PIVOT_ROOT, os.fsencode(new_root), os.fsencode(put_old)), "pivot_root")
+
+
+def bind_read_only(source: str, target: str) -> None:
+    """Attaches the one file system at `source` to `target`: read-only, nosuid, nodev, private.
+
+    What is mounted below `source` does not come along. The copy gets its flags before anyone can
+    reach it.
+    """
+    tree = _check(
+        _libc.syscall(_NR_OPEN_TREE, _AT_FDCWD, os.fsencode(source), _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC), "open_tree"
+    )
+    try:
+        # struct mount_attr: attr_set, attr_clr, propagation, userns_fd
+        attributes = struct.pack(
+            "QQQQ", _MOUNT_ATTR_RDONLY | _MOUNT_ATTR_NOSUID | _MOUNT_ATTR_NODEV, 0, MS_PRIVATE, 0
+        )
+        _check(
+            _libc.syscall(_NR_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, attributes, len(attributes)), "mount_setattr"
+        )
+        _check(
+            _libc.syscall(_NR_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH),
+            "move_mount",
+        )
+    finally:
+        os.close(tree)
+
+
+def set_no_new_privs() -> None:
+    """From now on no exec of this process or its children can gain a privilege."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def drop_bounding_set() -> None:
+    """Empties the capability bounding set, so that no later exec can fill another set from it."""
+    for capability in range(64):
+        if _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) < 0:
+            # EINVAL marks the first number that this kernel has no capability for.
+            if ctypes.get_errno() == 22 and capability > 0:
+                return
+            _check(-1, "prctl(PR_CAPBSET_DROP)")
+
+
+def clear_capabilities() -> None:
+    """Empties the effective, permitted and inheritable sets; the ambient set follows them."""
+    header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
+    _check(_libc.syscall(_NR_CAPSET, header, bytes(24)), "capset")
+
+
+def set_parent_death_signal(signal: int) -> None:
+    """The kernel sends `signal` to this process when its parent ends."""
+    _prctl(_PR_SET_PDEATHSIG, signal)
+
+
+def become_subreaper() -> None:
+    """Orphaned descendants become children of this process."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _prctl(option: int, argument: int) -> None:
+    _check(_libc.prctl(option, ctypes.c_ulong(argument), 0, 0, 0), "prctl")
+
+
+_title: ctypes.Array[ctypes.c_char]
+
+
+def set_process_title(title: str) -> None:
+    """What `ps` shows for this process; cuts off the paths that its command line may hold.
+
+    The short name always changes; the full one needs CAP_SYS_RESOURCE and is left alone without it.
+    """
+    global _title  # noqa: PLW0603 - the kernel reads this buffer as long as the process lives
+    encoded = os.fsencode(title)
+    _libc.prctl(_PR_SET_NAME, encoded[:15], 0, 0, 0)
+    _title = ctypes.create_string_buffer(encoded)
+    start = ctypes.addressof(_title)
+    # The kernel wants start <= end after each single step, and the heap lies below the stack.
+    _libc.prctl(_PR_SET_MM, _PR_SET_MM_ARG_START, ctypes.c_ulong(start), 0, 0)
+    _libc.prctl(_PR_SET_MM, _PR_SET_MM_ARG_END, ctypes.c_ulong(start + len(encoded) + 1), 0, 0)
+
+
+def set_file_system_ids(uid: int, gid: int) -> None:
+    """Files are looked up, opened and created as `uid`:`gid` from now on; see setfsuid(2)."""
+    _libc.setfsgid(gid)
+    _libc.setfsuid(uid)
+    # Neither call reports failure; asking again for an impossible id returns the one in force.
+    if _libc.setfsuid(-1) != uid or _libc.setfsgid(-1) != gid:
+        raise PermissionError(1, "setfsuid: cannot take the file system ids of the service user")
+
+
+def raise_loopback() -> None:
+    """Switches on the loopback interface of the current network namespace."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
+        fcntl.ioctl(probe, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
+
+
+def inotify_init() -> int:
+    """A new non-blocking inotify descriptor."""
+    return _check(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC), "inotify_init1")
+
+
+def inotify_add_watch(fd: int, path: str, mask: int) -> int:
+    """Watches `path`; the same file always has the same watch number."""
+    return _check(_libc.inotify_add_watch(fd, os.fsencode(path), mask), "inotify_add_watch")
+
+
+def inotify_rm_watch(fd: int, watch: int) -> None:
+    """Ends a watch; one that is gone already is no error."""
+    _libc.inotify_rm_watch(fd, watch)

@@ -1,0 +1,566 @@
+"""The supervisor of one job: PID 1 of its PID namespace, one thread, one poll.
+
+It is forked by the launcher and depends on nothing that may die before the job does: it moves the
+program's output to disk, reaps, obeys stop orders, keeps the limits that the kernel does not keep,
+and puts the job's end on record. When it dies itself, the kernel kills everything in its namespace.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final, NoReturn, assert_never
+
+from jobworker.core.errors import ErrorCode
+from jobworker.core.lifecycle import (
+    Action,
+    Announce,
+    Emptying,
+    Ended,
+    Event,
+    Finished,
+    GraceOver,
+    KillAll,
+    Launched,
+    LimitReached,
+    Pending,
+    Phase,
+    ProgramEnded,
+    SignalAll,
+    StartGrace,
+    StopOrdered,
+    advance,
+)
+from jobworker.core.outcome import Ending, Exited, OomKilled, OutputLimit, Signaled, TimedOut
+from jobworker.core.spec import JobSpec, MiB, OnOutputLimit
+from jobworker.runtime import job_dir, linux, sandbox, wire
+from jobworker.runtime.cgroup import Cgroup
+from jobworker.runtime.output_log import OutputWriter, Stream
+
+_PIPE_SIZE: Final = 64 * 1024  # what a pipe holds by default; pipe(7)
+_BIG_PIPE: Final = MiB
+_BATCH_BELOW: Final = 4096  # smaller reads are collected when there are very many of them
+_SMALL_READS: Final = 128  # as many in a row before collecting, and as many a second and a millisecond later
+_COLLECT_SECONDS: Final = 0.001
+_DRAIN_LIMIT: Final = 64  # reads of one pipe in a turn, so that orders are never kept waiting
+_PEER_CREDENTIALS: Final = struct.Struct("3i")
+
+Plan = Callable[[JobSpec, sandbox.HostView, sandbox.Confinement], list[sandbox.Step]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """Everything a monitor needs to run one job; made by the launcher before it forks."""
+
+    job_id: str
+    spec: JobSpec
+    directory: int
+    channel: socket.socket
+    cgroup: Cgroup
+    effective_limits: dict[str, str]
+    uid: int
+    host: sandbox.HostView
+    plan: Plan
+    service_uid: int
+    service_gid: int
+
+
+def supervise(job: Assignment) -> NoReturn:
+    """Runs the job to its end and leaves the process."""
+    status = 70
+    try:
+        linux.set_process_title(f"jobworker-monitor {job.job_id}")
+        os.setsid()
+        _forget_terminal()
+        monitor = Monitor(job)
+        try:
+            monitor.start()
+        except StartError as failure:
+            monitor.abandon(failure.message)
+        else:
+            monitor.run()
+        status = 0
+    except BaseException:  # noqa: BLE001 - the monitor's door: whatever it is, the kernel ends the job with us
+        job_dir.write_crash(job.directory, traceback.format_exc())
+    finally:
+        os._exit(status)
+
+
+def _forget_terminal() -> None:
+    """Lets go of the server's terminal and pipes, which must not stay open as long as the job runs."""
+    null = os.open("/dev/null", os.O_RDWR)
+    for standard in (0, 1, 2):
+        os.dup2(null, standard)
+    os.close(null)
+
+
+class StartError(Exception):
+    """The program could not be started; carries the message for the one who asked."""
+
+    def __init__(self, message: wire.StartFailed) -> None:
+        super().__init__(message.message)
+        self.message = message
+
+
+class Monitor:
+    """One job from fork to its record on disk."""
+
+    def __init__(self, job: Assignment) -> None:
+        self._job = job
+        self._phase: Phase = Pending()
+        self._poll = select.poll()
+        self._handlers: dict[int, Callable[[], None]] = {}
+        self._channels: dict[int, socket.socket] = {}
+        self._grace_ends: float | None = None
+        self._timeout_at: float | None = None
+        self._buffer = bytearray(_PIPE_SIZE)
+        self._pipes: dict[int, _Pipe] = {}
+        self._program = 0
+        self._program_fd = -1
+
+    # Starting.
+
+    def start(self) -> None:
+        """Returns when the program runs; StartError when it does not."""
+        job = self._job
+        try:
+            output, index = self._make_files()
+        except OSError as error:
+            raise StartError(_cannot_record(error)) from error
+        self._log = OutputWriter(output, index, job.spec.limits.output_bytes)
+        self._wakeup = self._watch_children()
+        stdout, stdout_end = os.pipe2(os.O_CLOEXEC)
+        stderr, stderr_end = os.pipe2(os.O_CLOEXEC)
+        status, status_end = os.pipe2(os.O_CLOEXEC)
+        for end in (stdout_end, stderr_end):
+            os.fchown(end, job.uid, job.uid)  # so that the program may open /dev/stdout again
+        self._program = os.fork()
+        if self._program == 0:
+            _become_program(job, stdout_end, stderr_end, status_end)
+        started = time.monotonic()
+        for end in (stdout_end, stderr_end, status_end):
+            os.close(end)
+        self._program_fd = os.pidfd_open(self._program)
+        self._check_exec(status)
+        self._pipes = {fd: _Pipe(fd, stream) for fd, stream in ((stdout, Stream.STDOUT), (stderr, Stream.STDERR))}
+        timeout = job.spec.limits.timeout
+        self._timeout_at = started + timeout if timeout is not None else None
+        self._register_all()
+        self._happens(Launched(time.time()))
+
+    def _make_files(self) -> tuple[int, int]:
+        """The job's files, made with the service user's rights; output and index for appending."""
+        with self._as_service_user() as directory:
+            self._lock = job_dir.take_lock(directory)
+            job_dir.reserve_outcome(directory)
+            self._listener = job_dir.listen(directory)
+            return job_dir.open_output(directory)
+
+    @contextlib.contextmanager
+    def _as_service_user(self) -> Iterator[int]:
+        """The job directory, for as long as files are made with no more rights than the server has."""
+        linux.set_file_system_ids(self._job.service_uid, self._job.service_gid)
+        try:
+            yield self._job.directory
+        finally:
+            linux.set_file_system_ids(0, 0)
+
+    def _watch_children(self) -> int:
+        """A descriptor that becomes readable when some child has ended."""
+        readable, writable = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
+        return readable
+
+    def _check_exec(self, status: int) -> None:
+        """Waits until exec has closed the child's end, or the child has said what went wrong."""
+        parts = []
+        while part := os.read(status, 65536):
+            parts.append(part)
+        os.close(status)
+        words = b"".join(parts)
+        if not words:
+            raise StartError(
+                wire.StartFailed(
+                    ErrorCode.UNSUPPORTED.value,
+                    "the job was killed before its program was loaded; its memory limit may be too small",
+                )
+            )
+        if words != _AT_THE_DOOR:
+            raise StartError(wire.StartFailed(**json.loads(words.removeprefix(_AT_THE_DOOR))))
+
+    def _register_all(self) -> None:
+        for pipe in self._pipes.values():
+            os.set_blocking(pipe.fd, False)
+            self._register(pipe.fd, lambda pipe=pipe: self._read_output(pipe))  # type: ignore[misc]
+        self._register(self._program_fd, self._reap)
+        self._register(self._wakeup, self._on_child)
+        self._register(self._listener.fileno(), self._accept)
+        oom = self._job.cgroup.watch_oom() if self._job.spec.limits.memory is not None else None
+        if oom is not None:
+            self._register(oom, lambda: self._on_oom(oom))
+        self._add_channel(self._job.channel)
+
+    def _register(self, fd: int, handler: Callable[[], None]) -> None:
+        self._handlers[fd] = handler
+        self._poll.register(fd, select.POLLIN)
+
+    def _unregister(self, fd: int) -> None:
+        del self._handlers[fd]
+        self._poll.unregister(fd)
+
+    def abandon(self, failure: wire.StartFailed) -> None:
+        """Leaves nothing behind of a start that failed, and then says so."""
+        _kill_namespace()
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                os.waitpid(-1, 0)
+        self._job.cgroup.remove()
+        job_dir.remove_files(self._job.directory)
+        with contextlib.suppress(OSError):
+            wire.send(self._job.channel, failure)
+
+    # Running.
+
+    def run(self) -> None:
+        """Serves the job until nothing of it is left, then puts its end on record."""
+        while not self._is_empty():
+            for fd, _ in self._poll.poll(self._poll_timeout()):
+                handler = self._handlers.get(fd)
+                if handler is not None:
+                    handler()
+            self._check_clock()
+        self._drain()
+        self._finish()
+
+    def _poll_timeout(self) -> float | None:
+        """Milliseconds until the clock has something to say; None for never."""
+        deadlines = [pipe.resume_at for pipe in self._pipes.values() if pipe.resume_at is not None]
+        deadlines += [at for at in (self._timeout_at, self._grace_ends) if at is not None]
+        # Rounded up, or the last fraction of a millisecond would be spent spinning.
+        return max(0.0, min(deadlines) - time.monotonic()) * 1000 + 0.999 if deadlines else None
+
+    def _check_clock(self) -> None:
+        now = time.monotonic()
+        if self._timeout_at is not None and now >= self._timeout_at:
+            self._timeout_at = None
+            self._happens(LimitReached(TimedOut()))
+        if self._grace_ends is not None and now >= self._grace_ends:
+            self._grace_ends = None
+            self._happens(GraceOver())
+        for pipe in self._pipes.values():
+            if pipe.resume_at is not None and now >= pipe.resume_at:
+                pipe.resume_at = None
+                self._register(pipe.fd, lambda pipe=pipe: self._read_output(pipe))  # type: ignore[misc]
+
+    def _happens(self, event: Event) -> None:
+        self._phase, actions = advance(self._phase, event)
+        for action in actions:
+            self._act(action)
+
+    def _act(self, action: Action) -> None:
+        match action:
+            case SignalAll(number):
+                _signal_namespace(number)
+                _signal_namespace(signal.SIGCONT)  # what is suspended must be able to obey
+            case StartGrace(seconds):
+                ends = time.monotonic() + seconds
+                self._grace_ends = min(ends, self._grace_ends or ends)
+            case KillAll():
+                self._grace_ends = None
+                self._timeout_at = None
+                self._job.cgroup.kill()
+                _kill_namespace()
+            case Announce():
+                if not isinstance(self._phase, Pending):
+                    for channel in list(self._channels.values()):
+                        self._say(channel, self._news())
+            case _:
+                assert_never(action)
+
+    def _news(self) -> wire.Message:
+        """What a connection is told of the job's life."""
+        if isinstance(self._phase, Pending):
+            raise TypeError("nothing to tell before the program runs")
+        if isinstance(self._phase, Ended):
+            return wire.NowEnded(self._phase.ending.to_document())
+        return wire.NowRunning(
+            self._phase.started_at,
+            self._job.effective_limits,
+            sandbox.describe(self._job.spec, self._job.uid),
+        )
+
+    # Output.
+
+    def _read_output(self, pipe: "_Pipe") -> None:
+        """Moves what the pipe holds to disk."""
+        for _ in range(_DRAIN_LIMIT):
+            size = self._read_once(pipe)
+            if size < len(self._buffer):
+                break
+            self._grow(pipe)
+        if size < 0:
+            return
+        if size == 0:
+            self._unregister(pipe.fd)
+            os.close(pipe.fd)
+            del self._pipes[pipe.fd]
+        elif size < _BATCH_BELOW and pipe.is_busy(time.monotonic()):
+            pipe.resume_at = time.monotonic() + _COLLECT_SECONDS
+            self._unregister(pipe.fd)
+
+    def _read_once(self, pipe: "_Pipe") -> int:
+        """Bytes moved; 0 at the end of the stream, -1 when there is nothing now."""
+        try:
+            size = os.readv(pipe.fd, [self._buffer])
+        except BlockingIOError:
+            return -1
+        if size:
+            self._log.append(pipe.stream, memoryview(self._buffer)[:size], time.time_ns())
+            if self._log.dropped and self._job.spec.limits.on_output_limit is OnOutputLimit.KILL:
+                self._happens(LimitReached(OutputLimit()))
+        return size
+
+    def _grow(self, pipe: "_Pipe") -> None:
+        """A program that fills its pipe gets a bigger one, and fewer, larger reads."""
+        if len(self._buffer) < _BIG_PIPE:
+            self._buffer = bytearray(_BIG_PIPE)
+        if not pipe.is_big:
+            pipe.is_big = True
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(pipe.fd, fcntl.F_SETPIPE_SZ, _BIG_PIPE)
+
+    def _drain(self) -> None:
+        """Everything that dead processes have written is on disk on return.
+
+        Up to "nothing now", not up to the end: a stranger to whom the job passed the other end of
+        a pipe would keep it open for ever.
+        """
+        for pipe in self._pipes.values():
+            while self._read_once(pipe) > 0:
+                pass
+        for pipe in self._pipes.values():
+            os.close(pipe.fd)
+        self._pipes = {}
+
+    # Processes.
+
+    def _on_child(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._wakeup, 4096):
+                pass
+        self._reap()
+
+    def _reap(self) -> None:
+        """Collects every child that has ended: the program, and all orphans of the job."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid == self._program:
+                self._unregister(self._program_fd)
+                self._on_program_end(status)
+
+    def _on_program_end(self, status: int) -> None:
+        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL and self._job.cgroup.oom_kills():
+            self._happens(LimitReached(OomKilled()))
+        if os.WIFSIGNALED(status):
+            self._happens(ProgramEnded(Signaled(os.WTERMSIG(status))))
+        else:
+            self._happens(ProgramEnded(Exited(os.WEXITSTATUS(status))))
+
+    def _on_oom(self, event: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(event)
+            self._happens(LimitReached(OomKilled()))
+
+    def _is_empty(self) -> bool:
+        """Whether the program is gone and no other process is left in the namespace."""
+        if not isinstance(self._phase, Emptying):
+            return False
+        try:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return True
+        return False
+
+    # Orders.
+
+    def _accept(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            channel, _ = self._listener.accept()
+            credentials = channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
+            if _PEER_CREDENTIALS.unpack(credentials)[1] not in {0, self._job.service_uid}:
+                channel.close()
+                return
+            self._add_channel(channel)
+            self._say(channel, self._news())
+
+    def _add_channel(self, channel: socket.socket) -> None:
+        channel.setblocking(False)
+        self._channels[channel.fileno()] = channel
+        self._register(channel.fileno(), lambda: self._obey(channel))
+
+    def _drop_channel(self, channel: socket.socket) -> None:
+        if self._channels.pop(channel.fileno(), None):
+            self._unregister(channel.fileno())
+            channel.close()
+
+    def _say(self, channel: socket.socket, message: wire.Message) -> None:
+        """Sends, or drops a channel whose reader has stopped reading: nobody can block the job."""
+        try:
+            wire.send(channel, message)
+        except OSError:
+            self._drop_channel(channel)
+
+    def _obey(self, channel: socket.socket) -> None:
+        try:
+            order, _ = wire.receive(channel)
+        except BlockingIOError:
+            return
+        except (OSError, ValueError):
+            order = None
+        match order:
+            case wire.OrderStop(by, number, grace):
+                self._happens(StopOrdered(by, number, grace))
+            case wire.OrderSignal(number):
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(self._program_fd, number)
+            case wire.AskUsage():
+                usage = self._job.cgroup.usage().to_document()
+                self._say(channel, wire.UsageNow(usage, self._log.totals().to_document()))
+            case _:
+                self._drop_channel(channel)
+
+    # Ending.
+
+    def _finish(self) -> None:
+        """The job's end is on disk, its groups are gone, and whoever listens knows, in this order."""
+        if not isinstance(self._phase, Emptying):
+            raise TypeError("only an emptied job can be finished")
+        self._log.sync()
+        ending = Ending(
+            outcome=self._phase.outcome,
+            started_at=self._phase.started_at,
+            ended_at=time.time(),
+            usage=self._job.cgroup.usage(),
+            output=self._log.totals(),
+        )
+        document = ending.to_document() | {
+            "effective_limits": self._job.effective_limits,
+            "sandbox": sandbox.describe(self._job.spec, self._job.uid),
+        }
+        with self._as_service_user() as directory:
+            job_dir.write_outcome(directory, document)
+        self._job.cgroup.remove()
+        self._happens(Finished(ending))
+
+
+class _Pipe:
+    """One of the program's output pipes and how busy it is."""
+
+    def __init__(self, fd: int, stream: Stream) -> None:
+        self.fd = fd
+        self.stream = stream
+        self.is_big = False
+        self.resume_at: float | None = None  # when to look again, while small writes are being collected
+        self._tokens = float(_SMALL_READS)
+        self._counted_at = 0.0
+
+    def is_busy(self, now: float) -> bool:
+        """Whether so many small reads came lately that the next ones had better be collected.
+
+        A token bucket: ordinary programs never empty it; a million one-byte writes cost the disk
+        about a thousand records a second instead of a million.
+        """
+        refill = (now - self._counted_at) / _COLLECT_SECONDS
+        self._tokens = min(float(_SMALL_READS), self._tokens + refill)
+        self._counted_at = now
+        if self._tokens < 1:
+            return True
+        self._tokens -= 1
+        return False
+
+
+def _become_program(job: Assignment, stdout: int, stderr: int, status: int) -> NoReturn:
+    """In the child: the sandbox, then the program; what fails goes up the status pipe."""
+    step: sandbox.Step | None = None
+    try:
+        null = os.open("/dev/null", os.O_RDONLY)
+        os.dup2(null, 0)
+        os.dup2(stdout, 1)
+        os.dup2(stderr, 2)
+        signal.set_wakeup_fd(-1)
+        confinement = sandbox.Confinement(
+            job_id=job.job_id, uid=job.uid, entry_files=tuple(job.cgroup.entry_files()), status_fd=status
+        )
+        for step in job.plan(job.spec, job.host, confinement):
+            if isinstance(step, sandbox.Exec):
+                os.write(status, _AT_THE_DOOR)
+            step.apply()
+    except BaseException as error:  # noqa: BLE001 - the door between our code and the program's
+        with contextlib.suppress(OSError):
+            os.write(status, json.dumps(_explain(job.spec, step, error)).encode())
+    finally:
+        os._exit(71)
+
+
+#: What the child says right before exec, so that silence means that it was killed on the way.
+_AT_THE_DOOR: Final = b"\n"
+
+
+def _cannot_record(error: OSError) -> wire.StartFailed:
+    reason = os.strerror(error.errno or errno.EIO)
+    return wire.StartFailed(ErrorCode.UNAVAILABLE.value, f"the server cannot make the job's files: {reason}")
+
+
+def _explain(spec: JobSpec, step: sandbox.Step | None, error: BaseException) -> dict[str, str | None]:
+    """What the one who asked for the start needs to know."""
+    name = type(step).__name__ if step is not None else "preparation"
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(step, sandbox.Exec):
+        code, reason = _EXEC_FAILURES.get(number or 0, (ErrorCode.PROGRAM_NOT_EXECUTABLE, os.strerror(number or 0)))
+        return {"code": code.value, "message": f"{reason}: {spec.program!r}", "step": name}
+    if isinstance(step, sandbox.EnterWorkdir):
+        message = f"workdir: the job cannot enter {step.path!r}: {os.strerror(number or errno.EACCES)}"
+        return {"code": ErrorCode.INVALID_ARGUMENT.value, "message": message, "step": name}
+    detail = os.strerror(number) if number else type(error).__name__
+    message = f"this host cannot isolate the job: step {name} failed: {detail}; run jobworkerd check"
+    return {"code": ErrorCode.UNSUPPORTED.value, "message": message, "step": name}
+
+
+_EXEC_FAILURES: Final = {
+    errno.ENOENT: (ErrorCode.PROGRAM_NOT_FOUND, "program not found"),
+    errno.ENOTDIR: (ErrorCode.PROGRAM_NOT_FOUND, "program not found"),
+    errno.ELOOP: (ErrorCode.PROGRAM_NOT_FOUND, "program not found, too many symbolic links"),
+    errno.ENAMETOOLONG: (ErrorCode.PROGRAM_NOT_FOUND, "program not found, its name is too long"),
+    errno.EACCES: (ErrorCode.PROGRAM_NOT_EXECUTABLE, "program not executable"),
+    errno.EISDIR: (ErrorCode.PROGRAM_NOT_EXECUTABLE, "program not executable, it is a directory"),
+    errno.ENOEXEC: (ErrorCode.PROGRAM_NOT_EXECUTABLE, "program not executable, unknown format (a script needs #!)"),
+    errno.ELIBBAD: (ErrorCode.PROGRAM_NOT_EXECUTABLE, "program not executable, its interpreter is missing"),
+    errno.ETXTBSY: (ErrorCode.PROGRAM_NOT_EXECUTABLE, "program not executable, it is being written to"),
+    errno.E2BIG: (ErrorCode.INVALID_ARGUMENT, "the arguments and environment are too long for"),
+    errno.ENOMEM: (ErrorCode.EXHAUSTED, "not enough memory to load"),
+}
+
+
+def _signal_namespace(number: int) -> None:
+    """Signals every process of the namespace but the caller, which is its PID 1; kill(2)."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(-1, number)
+
+
+def _kill_namespace() -> None:
+    _signal_namespace(signal.SIGKILL)

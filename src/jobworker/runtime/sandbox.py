@@ -1,0 +1,530 @@
+"""A job's isolation as ordered steps: planned as data, applied in the child before exec.
+
+Order, as SECURITY.md lists it; each step is checked and a failure aborts the start by its name:
+
+ 1  join the control groups           7  rlimits, umask, signals, session
+ 2  new namespaces                    8  host name, loopback
+ 3  cut mount propagation             9  groups, uid, capabilities, no_new_privs
+ 4  a read-only root beside the old  10  (Landlock)
+ 5  masks, /proc, /dev, /tmp         11  close descriptors, (seccomp)
+ 6  pivot into it, drop the old      12  working directory, exec
+"""
+
+import contextlib
+import errno
+import os
+import resource
+import signal
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from jobworker.core.spec import JobSpec, Limits, MiB, Network
+from jobworker.runtime import linux
+
+#: Where a bare program name is looked up, and the job's own PATH.
+SEARCH_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+DEFAULT_WORKDIR: Final = "/tmp/work"  # noqa: S108 - inside the job's private /tmp
+
+_HIDDEN_DIRECTORIES: Final = (
+    "/root",
+    "/home",
+    "/run",
+    "/var/run",
+    "/var/log",
+    "/mnt",
+    "/media",
+    "/srv",
+    "/boot",
+    "/etc/ssl/private",
+    "/var/lib/docker",
+    "/var/lib/containerd",
+)
+_HIDDEN_FILES: Final = ("/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/etc/sudoers")
+_HIDDEN_GLOBS: Final = ("etc/ssh/*_key", "etc/*.keytab")
+_PROC_READ_ONLY: Final = ("sys", "irq", "bus", "fs", "sysrq-trigger")
+_PROC_MASKED: Final = (
+    "acpi",
+    "asound",
+    "kcore",
+    "keys",
+    "latency_stats",
+    "timer_list",
+    "sched_debug",
+    "scsi",
+    "kallsyms",
+    "interrupts",
+)
+_DEVICES: Final = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9)}
+_DEVICE_LINKS: Final = {
+    "fd": "/proc/self/fd",
+    "stdin": "/proc/self/fd/0",
+    "stdout": "/proc/self/fd/1",
+    "stderr": "/proc/self/fd/2",
+}
+# Kernel file systems that a job gets as fresh instances or not at all.
+_KERNEL_FILE_SYSTEMS: Final = frozenset(
+    "proc sysfs devtmpfs devpts cgroup cgroup2 securityfs debugfs tracefs bpf pstore efivarfs configfs mqueue "
+    "hugetlbfs binfmt_misc autofs fusectl rpc_pipefs nsfs ramfs".split()
+)
+# Places where a job sees something of its own, so that nothing below needs a copy or a mask.
+_REPLACED: Final = ("/tmp", "/proc", "/sys", "/dev")  # noqa: S108
+_NOSUID_NODEV: Final = linux.MS_NOSUID | linux.MS_NODEV
+_MASKS: Final = "tmp"  # where the empty file and directory for masks stand until /tmp is mounted
+
+
+class Step(Protocol):
+    """One thing to do to the calling process; its repr is what an error shows."""
+
+    def apply(self) -> None:
+        """Does it, or raises OSError."""
+
+
+@dataclass(frozen=True, slots=True)
+class JoinCgroup:
+    """Puts the process into its control groups, before anything else can run in it."""
+
+    entry_files: tuple[str, ...]
+
+    def apply(self) -> None:
+        for path in self.entry_files:
+            _write(path, b"0")
+
+
+@dataclass(frozen=True, slots=True)
+class PreferForOom:
+    """The host kills jobs before monitors, and the server last, when its own memory runs out."""
+
+    score: int
+
+    def apply(self) -> None:
+        _write("/proc/self/oom_score_adj", str(self.score).encode())
+
+
+@dataclass(frozen=True, slots=True)
+class NewNamespaces:
+    """Separates the process from the host; the PID namespace came with the monitor."""
+
+    flags: int
+
+    def apply(self) -> None:
+        linux.unshare(self.flags)
+
+
+@dataclass(frozen=True, slots=True)
+class CutPropagation:
+    """No mount of the job reaches the host, none of the host's reaches the job."""
+
+    def apply(self) -> None:
+        linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRoot:
+    """Puts read-only copies of the host's file systems together, in a place nobody else sees."""
+
+    file_systems: tuple[str, ...]  # mount points, parents first; "/" is the first
+
+    def apply(self) -> None:
+        # /proc is only the place to attach to: in this mount namespace it is the job's alone.
+        linux.bind_read_only("/", "/proc")
+        os.chdir("/proc")
+        for path in self.file_systems[1:]:
+            linux.bind_read_only(path, path.lstrip("/"))
+
+
+@dataclass(frozen=True, slots=True)
+class EnterRoot:
+    """Makes the new root the only one: the old one is detached, not hidden."""
+
+    def apply(self) -> None:
+        linux.pivot_root(".", ".")
+        linux.umount(".", linux.MNT_DETACH)
+        os.chdir("/")
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareMasks:
+    """An empty directory and an empty file, read-only, to lay over what a job must not see."""
+
+    def apply(self) -> None:
+        os.umask(0)  # until the root is complete, modes are meant as they are written
+        linux.mount("mask", _MASKS, "tmpfs", _NOSUID_NODEV | linux.MS_NOEXEC, "mode=0755,size=4k,nr_inodes=4")
+        os.mkdir(f"{_MASKS}/directory", 0o555)
+        os.close(os.open(f"{_MASKS}/file", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o444))
+        flags = linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY | linux.MS_NOEXEC | _NOSUID_NODEV
+        linux.mount("mask", _MASKS, None, flags)
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """Lays emptiness over a path."""
+
+    path: str
+    is_directory: bool
+
+    def apply(self) -> None:
+        source = f"{_MASKS}/directory" if self.is_directory else f"{_MASKS}/file"
+        # What has gone since the host was surveyed needs no mask.
+        with contextlib.suppress(FileNotFoundError):
+            linux.mount(source, self.path, None, linux.MS_BIND)
+
+
+@dataclass(frozen=True, slots=True)
+class MountProc:
+    """A /proc of the job's own processes: those of other uids, such as the monitor, are not in it."""
+
+    def apply(self) -> None:
+        linux.mount("proc", "/proc", "proc", _NOSUID_NODEV | linux.MS_NOEXEC, "hidepid=2")
+
+
+@dataclass(frozen=True, slots=True)
+class MakeReadOnly:
+    """Nothing below the path can be written through this mount any more."""
+
+    path: str
+
+    def apply(self) -> None:
+        linux.mount(self.path, self.path, None, linux.MS_BIND)
+        flags = linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY | linux.MS_NOEXEC | _NOSUID_NODEV
+        linux.mount(self.path, self.path, None, flags)
+
+
+@dataclass(frozen=True, slots=True)
+class MountDev:
+    """A /dev with the harmless devices only, read-only; the job has no right to make others."""
+
+    def apply(self) -> None:
+        # The one mount without nodev: without it these devices would not work.
+        linux.mount("dev", "/dev", "tmpfs", linux.MS_NOSUID | linux.MS_NOEXEC, "mode=0755,size=64k,nr_inodes=32")
+        for name, (major, minor) in _DEVICES.items():
+            os.mknod(f"/dev/{name}", 0o020666, os.makedev(major, minor))
+        for name, target in _DEVICE_LINKS.items():
+            os.symlink(target, f"/dev/{name}")
+        os.mkdir("/dev/shm", 0o755)  # noqa: S108 - the job's own
+        flags = linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NOEXEC
+        linux.mount("dev", "/dev", None, flags)
+
+
+@dataclass(frozen=True, slots=True)
+class MountScratch:
+    """A writable place of the job's own in memory, counted against the job's memory."""
+
+    path: str
+    size: int
+    flags: int
+
+    def apply(self) -> None:
+        inodes = max(1024, self.size // 4096)
+        linux.mount("tmpfs", self.path, "tmpfs", self.flags, f"mode=1777,size={self.size},nr_inodes={inodes}")
+
+
+@dataclass(frozen=True, slots=True)
+class MakeWorkdir:
+    """The job's private, empty working directory."""
+
+    path: str
+    uid: int
+
+    def apply(self) -> None:
+        os.mkdir(self.path, 0o700)
+        os.chown(self.path, self.uid, self.uid)
+
+
+@dataclass(frozen=True, slots=True)
+class SetHostname:
+    """A host name that tells nothing about the host."""
+
+    name: str
+
+    def apply(self) -> None:
+        socket.sethostname(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class RaiseLoopback:
+    """The only network interface there is."""
+
+    def apply(self) -> None:
+        linux.raise_loopback()
+
+
+@dataclass(frozen=True, slots=True)
+class NewSession:
+    """A session of the job's own, without a terminal."""
+
+    def apply(self) -> None:
+        os.setsid()
+
+
+@dataclass(frozen=True, slots=True)
+class SetUmask:
+    """Which permissions new files of the job do not get."""
+
+    mask: int
+
+    def apply(self) -> None:
+        os.umask(self.mask)
+
+
+@dataclass(frozen=True, slots=True)
+class SetRlimits:
+    """Resource limits of the process, soft and hard, by number."""
+
+    limits: tuple[tuple[int, int, int], ...]
+
+    def apply(self) -> None:
+        for number, soft, hard in self.limits:
+            resource.setrlimit(number, (soft, hard))
+
+
+@dataclass(frozen=True, slots=True)
+class ResetSignals:
+    """Default dispositions and an empty mask: Python ignores SIGPIPE, and exec would keep that."""
+
+    def apply(self) -> None:
+        for number in _IGNORED_SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+@dataclass(frozen=True, slots=True)
+class DropBoundingSet:
+    """No later exec can give a capability back."""
+
+    def apply(self) -> None:
+        linux.drop_bounding_set()
+
+
+@dataclass(frozen=True, slots=True)
+class BecomeUser:
+    """The job's own unprivileged uid and gid, and no other group."""
+
+    uid: int
+
+    def apply(self) -> None:
+        os.setgroups(())
+        os.setresgid(self.uid, self.uid, self.uid)
+        os.setresuid(self.uid, self.uid, self.uid)
+
+
+@dataclass(frozen=True, slots=True)
+class DropCapabilities:
+    """Empties every capability set; leaving root did so for some, and not for the inheritable one."""
+
+    def apply(self) -> None:
+        linux.clear_capabilities()
+
+
+@dataclass(frozen=True, slots=True)
+class ForbidNewPrivileges:
+    """Set-uid programs and file capabilities have no effect from now on."""
+
+    def apply(self) -> None:
+        linux.set_no_new_privs()
+
+
+@dataclass(frozen=True, slots=True)
+class CloseDescriptors:
+    """Only 0, 1, 2 and `kept` stay open; `kept` closes itself at exec."""
+
+    kept: int
+
+    def apply(self) -> None:
+        os.closerange(3, self.kept)
+        os.closerange(self.kept + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+
+
+@dataclass(frozen=True, slots=True)
+class EnterWorkdir:
+    """Where the program starts; reached by path alone, with the job's own rights."""
+
+    path: str
+
+    def apply(self) -> None:
+        os.chdir(self.path)
+        if not os.getcwd().startswith("/"):
+            # getcwd(2) marks what is outside of the root with "(unreachable)".
+            raise PermissionError(errno.EACCES, "the working directory is outside of the job's root")
+
+
+@dataclass(frozen=True, slots=True)
+class Exec:
+    """Becomes the program: the one exec of a job."""
+
+    candidates: tuple[str, ...]
+    argv: tuple[str, ...]
+    env: tuple[tuple[str, str], ...]
+
+    def apply(self) -> None:
+        environment = dict(self.env)
+        denied: OSError | None = None
+        for path in self.candidates:
+            try:
+                os.execve(path, self.argv, environment)
+            except OSError as error:
+                if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.EACCES}:
+                    raise
+                if error.errno == errno.ENOENT and os.path.lexists(path):
+                    raise OSError(errno.ELIBBAD, "its interpreter is missing") from error
+                denied = error if error.errno == errno.EACCES else denied
+        raise denied or FileNotFoundError(errno.ENOENT, "no such file")
+
+
+# The launcher has all others at their defaults before it forks.
+_IGNORED_SIGNALS: Final = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostView:
+    """What of this host a job may see; found out once, since it is the same for every job."""
+
+    file_systems: tuple[str, ...]
+    masks: tuple[Mask, ...]
+    proc_read_only: tuple[str, ...]
+
+    @classmethod
+    def survey(cls, mountinfo: str, hidden: Iterable[str]) -> "HostView":
+        """The view for jobs on this host; `hidden` are paths to mask beside the standard ones."""
+        masks = _masks((*_HIDDEN_DIRECTORIES, *_HIDDEN_FILES, *_glob_hidden(), *hidden))
+        covered = (*_REPLACED, *(mask.path for mask in masks))
+        file_systems = [
+            path for path, kind in _mounts(mountinfo) if kind not in _KERNEL_FILE_SYSTEMS and not _is_below(path, covered)
+        ]
+        return cls(
+            file_systems=("/", *sorted({path for path in file_systems if path != "/"})),
+            masks=masks + tuple(Mask(f"/proc/{name}", Path(f"/proc/{name}").is_dir()) for name in _existing(_PROC_MASKED)),
+            proc_read_only=tuple(f"/proc/{name}" for name in _existing(_PROC_READ_ONLY)),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confinement:
+    """What is particular to one job's sandbox."""
+
+    job_id: str
+    uid: int
+    entry_files: tuple[str, ...]
+    status_fd: int
+
+
+def plan(spec: JobSpec, host: HostView, job: Confinement) -> list[Step]:
+    """The steps that turn a fresh child of the monitor into the job's program."""
+    namespaces = linux.CLONE_NEWNS | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS | linux.CLONE_NEWCGROUP
+    if spec.network is Network.NONE:
+        namespaces |= linux.CLONE_NEWNET
+    scratch = spec.limits.memory or _UNLIMITED_SCRATCH
+    proc_masks = [mask for mask in host.masks if _is_below(mask.path, ("/proc",))]
+    return [
+        JoinCgroup(job.entry_files),
+        PreferForOom(500),
+        NewNamespaces(namespaces),
+        CutPropagation(),
+        BuildRoot(host.file_systems),
+        EnterRoot(),
+        PrepareMasks(),
+        *(mask for mask in host.masks if mask not in proc_masks),
+        MountProc(),
+        *proc_masks,
+        *(MakeReadOnly(path) for path in host.proc_read_only),
+        MountDev(),
+        MountScratch("/dev/shm", 64 * MiB, _NOSUID_NODEV | linux.MS_NOEXEC),  # noqa: S108
+        MountScratch("/tmp", scratch, _NOSUID_NODEV),  # noqa: S108
+        MakeWorkdir(DEFAULT_WORKDIR, job.uid),
+        SetHostname(f"job-{job.job_id[:8]}"),
+        *([RaiseLoopback()] if spec.network is Network.NONE else []),
+        NewSession(),
+        SetUmask(0o022),
+        SetRlimits(_rlimits(spec.limits)),
+        ResetSignals(),
+        DropBoundingSet(),
+        BecomeUser(job.uid),
+        DropCapabilities(),
+        ForbidNewPrivileges(),
+        CloseDescriptors(job.status_fd),
+        EnterWorkdir(spec.workdir or DEFAULT_WORKDIR),
+        Exec(_candidates(spec.program), (spec.program, *spec.args), tuple(_environment(spec, job.job_id).items())),
+    ]
+
+
+_UNLIMITED_SCRATCH: Final = 512 * MiB
+
+
+def describe(spec: JobSpec, uid: int) -> dict[str, str]:
+    """The isolation that `plan` gives, in words for the job's status."""
+    network = ",net" if spec.network is Network.NONE else ""
+    return {
+        "namespaces": f"pid,mount,ipc,uts,cgroup{network}",
+        "network": "loopback only" if spec.network is Network.NONE else "host",
+        "root": "host tree, read-only",
+        "uid": str(uid),
+        "capabilities": "none",
+        "no_new_privs": "yes",
+        "seccomp": "no",
+    }
+
+
+def _candidates(program: str) -> tuple[str, ...]:
+    if program.startswith("/"):
+        return (program,)
+    return tuple(f"{directory}/{program}" for directory in SEARCH_PATH.split(":"))
+
+
+def _environment(spec: JobSpec, job_id: str) -> Mapping[str, str]:
+    return {"PATH": SEARCH_PATH, "HOME": "/tmp", "LANG": "C.UTF-8", "JOBWORKER_JOB_ID": job_id, **spec.env}  # noqa: S108
+
+
+def _rlimits(limits: Limits) -> tuple[tuple[int, int, int], ...]:
+    unlimited = resource.RLIM_INFINITY
+    processes = unlimited if limits.pids is None else limits.pids
+    return (
+        (resource.RLIMIT_CORE, 0, 0),
+        (resource.RLIMIT_NOFILE, 1024, 4096),
+        (resource.RLIMIT_NPROC, processes, processes),
+        (resource.RLIMIT_MEMLOCK, 65536, 65536),
+        (resource.RLIMIT_MSGQUEUE, 0, 0),
+        (resource.RLIMIT_RTPRIO, 0, 0),
+        (resource.RLIMIT_NICE, 0, 0),
+        (resource.RLIMIT_STACK, 8 * MiB, 64 * MiB),
+    )
+
+
+def _masks(paths: Sequence[str]) -> tuple[Mask, ...]:
+    """A mask for each path that exists and is no link; a link leads to what is masked by its own name."""
+    masks = {}
+    for path in paths:
+        if os.path.exists(path) and os.path.realpath(path) != "/":
+            real = os.path.realpath(path)
+            masks[real] = Mask(real, os.path.isdir(real))
+    below = {path for path in masks if any(_is_below(path, (other,)) for other in masks if other != path)}
+    return tuple(mask for path, mask in sorted(masks.items()) if path not in below and not _is_below(path, _REPLACED))
+
+
+def _glob_hidden() -> list[str]:
+    return [str(path) for pattern in _HIDDEN_GLOBS for path in Path("/").glob(pattern)]
+
+
+def _existing(names: Sequence[str]) -> list[str]:
+    return [name for name in names if os.path.exists(f"/proc/{name}")]
+
+
+def _mounts(mountinfo: str) -> Iterable[tuple[str, str]]:
+    """Mount point and file system type of every line of mountinfo, as proc(5) escapes them."""
+    for line in mountinfo.splitlines():
+        fields, _, rest = line.partition(" - ")
+        path = fields.split()[4].encode().decode("unicode_escape")
+        yield path, rest.split()[0]
+
+
+def _is_below(path: str, tops: Iterable[str]) -> bool:
+    return any(path == top or path.startswith(top + "/") for top in tops)
+
+
+def _write(path: str, content: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, content)
+    finally:
+        os.close(fd)

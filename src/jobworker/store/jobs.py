@@ -1,0 +1,279 @@
+"""The jobs' records: plain functions on a connection, so that several share one transaction."""
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final
+
+from jobworker.core.lifecycle import Ended, Pending, Phase, Running, State, state_of
+from jobworker.core.outcome import Ending
+from jobworker.core.spec import JobSpec
+
+
+class Desired(Enum):
+    """What the job's owner wants of it now."""
+
+    RUN = "run"
+    STOP = "stop"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRecord:
+    """Everything that is on record about a job; times are seconds since the epoch.
+
+    A phase between running and ended is stored as running: which one it is only the monitor knows.
+    """
+
+    id: str
+    owner: str
+    spec: JobSpec
+    phase: Phase = field(default_factory=Pending)
+    created_at: float
+    attempt: int = 1
+    desired: Desired = Desired.RUN
+    idempotency_key: str | None = None
+    node: str
+    effective_limits: Mapping[str, str] = field(default_factory=dict)
+    sandbox: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def state(self) -> State:
+        """What a caller sees of the job's life."""
+        return state_of(self.phase)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobFilter:
+    """Which jobs a list shows: those that meet every condition given; without any, all jobs."""
+
+    owner: str | None = None
+    states: frozenset[State] = frozenset()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    name: str | None = None
+    id_prefix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some jobs, newest first, and where the next page begins; None behind the last job."""
+
+    jobs: tuple[JobRecord, ...]
+    next_after: int | None
+
+
+class KeyTaken(Exception):  # noqa: N818 - it says what happened, as every name here does
+    """The owner has used this idempotency key before, for the job `existing_id`."""
+
+    def __init__(self, existing_id: str) -> None:
+        super().__init__(f"the idempotency key belongs to job {existing_id}")
+        self.existing_id = existing_id
+
+
+_COLUMNS: Final = (
+    "id",
+    "owner",
+    "state",
+    "name",
+    "created_at",
+    "started_at",
+    "attempt",
+    "desired",
+    "idempotency_key",
+    "node",
+    "spec",
+    "effective_limits",
+    "sandbox",
+    "ending",
+)
+_CHANGING: Final = ("state", "started_at", "attempt", "desired", "node", "effective_limits", "sandbox", "ending")
+
+_NAMED: Final = ", ".join(_COLUMNS)
+_INSERT: Final = (
+    f"INSERT INTO jobs ({_NAMED}) VALUES ({', '.join(':' + name for name in _COLUMNS)})"  # noqa: S608 - constants
+    " ON CONFLICT (owner, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING"
+)
+_UPDATE: Final = (
+    f"UPDATE jobs SET {', '.join(f'{name} = :{name}' for name in _CHANGING)}"  # noqa: S608 - constants
+    " WHERE id = :id AND state = :expected"
+)
+_SELECT: Final = f"SELECT sequence, {_NAMED} FROM jobs"  # noqa: S608 - constants
+
+# The very words of the partial index: SQLite uses it for a query that says the same.
+_UNFINISHED: Final = "state IN ('PENDING', 'RUNNING')"
+_NEWEST: Final = (1 << 63) - 1  # no sequence number is larger
+
+
+def insert(connection: sqlite3.Connection, record: JobRecord) -> None:
+    """Put a new job on record; raises KeyTaken when its owner has used its idempotency key."""
+    added = connection.execute(_INSERT, _to_row(record))
+    if added.rowcount == 0:
+        (existing_id,) = connection.execute(
+            "SELECT id FROM jobs WHERE owner = ? AND idempotency_key = ?", (record.owner, record.idempotency_key)
+        ).fetchone()
+        raise KeyTaken(existing_id)
+    connection.executemany(
+        "INSERT INTO job_labels (key, value, sequence) VALUES (?, ?, ?)",
+        [(key, value, added.lastrowid) for key, value in record.spec.labels.items()],
+    )
+
+
+def compare_and_set(connection: sqlite3.Connection, expected: State, record: JobRecord) -> bool:
+    """Replace what may change of a job, if it is still in the state `expected`; whether it was.
+
+    Id, owner, spec, creation time and idempotency key never change.
+    """
+    return connection.execute(_UPDATE, _to_row(record) | {"expected": expected.value}).rowcount == 1
+
+
+def delete(connection: sqlite3.Connection, job_id: str) -> bool:
+    """Forget a job; whether there was one."""
+    return connection.execute("DELETE FROM jobs WHERE id = ?", (job_id,)).rowcount == 1
+
+
+def get(connection: sqlite3.Connection, job_id: str) -> JobRecord | None:
+    """The job with exactly this id."""
+    row = connection.execute(f"{_SELECT} WHERE id = ?", (job_id,)).fetchone()
+    return _from_row(row) if row else None
+
+
+def by_idempotency_key(connection: sqlite3.Connection, owner: str, key: str) -> JobRecord | None:
+    """The job that `owner` started with `key`."""
+    row = connection.execute(f"{_SELECT} WHERE owner = ? AND idempotency_key = ?", (owner, key)).fetchone()
+    return _from_row(row) if row else None
+
+
+def unfinished(connection: sqlite3.Connection) -> list[JobRecord]:
+    """Every job that has not ended, oldest first."""
+    return [_from_row(row) for row in connection.execute(f"{_SELECT} WHERE {_UNFINISHED} ORDER BY sequence")]
+
+
+def count_unfinished(connection: sqlite3.Connection, owner: str) -> int:
+    """How many of the owner's jobs have not ended."""
+    row = connection.execute(
+        f"SELECT count(*) FROM jobs INDEXED BY jobs_unfinished WHERE {_UNFINISHED} AND owner = ?",  # noqa: S608 - constant
+        (owner,),
+    ).fetchone()
+    return int(row[0])
+
+
+def ids_with_prefix(
+    connection: sqlite3.Connection, prefix: str, *, owner: str | None = None, limit: int = 2
+) -> list[str]:
+    """At most `limit` ids that begin with `prefix`, of one owner or of all: two mean it is ambiguous."""
+    conditions, values = _id_range(prefix)
+    if owner is not None:
+        conditions.append("owner = ?")
+        values.append(owner)
+    found = connection.execute(
+        f"SELECT id FROM jobs WHERE {' AND '.join(conditions)} LIMIT ?",  # noqa: S608 - constants
+        (*values, limit),
+    )
+    return sorted(row[0] for row in found)
+
+
+def select(connection: sqlite3.Connection, wanted: JobFilter, after: int | None, limit: int) -> Page:
+    """At most `limit` jobs of a filter, newest first, behind `after`, the page before's `next_after`.
+
+    A job that is there all the while is on exactly one page, whatever is added or removed
+    between the pages.
+    """
+    rows = connection.execute(*page_query(wanted, after, limit)).fetchall()
+    shown = rows[:limit]
+    return Page(tuple(_from_row(row) for row in shown), shown[-1][0] if len(rows) > limit else None)
+
+
+def page_query(wanted: JobFilter, after: int | None, limit: int) -> tuple[str, list[Any]]:
+    """The statement and values behind `select`; it asks for one job more than `limit`.
+
+    Each condition is a narrow index in the order of the list. SQLite walks them side by side
+    and stops at the limit: nothing is sorted, and wide rows are read for this page only.
+    """
+    before = _NEWEST if after is None else after
+    conditions = ["sequence < ?"]
+    values: list[Any] = [before]
+    index = "jobs_by_age"
+    if wanted.owner is not None:
+        index = "jobs_of_owner"
+        conditions.append("owner = ?")
+        values.append(wanted.owner)
+    if wanted.states:
+        if not any(state.is_final for state in wanted.states):
+            index = "jobs_unfinished"
+            conditions.append(_UNFINISHED)
+        conditions.append(f"state IN ({', '.join('?' * len(wanted.states))})")
+        values += sorted(state.value for state in wanted.states)
+    if wanted.name is not None:
+        conditions.append("name = ?")
+        values.append(wanted.name)
+    if wanted.id_prefix:
+        id_conditions, id_values = _id_range(wanted.id_prefix)
+        conditions += id_conditions
+        values += id_values
+    streams = [f"SELECT sequence FROM jobs INDEXED BY {index} WHERE {' AND '.join(conditions)}"]  # noqa: S608 - constants
+    for key, value in wanted.labels.items():
+        streams.append("SELECT sequence FROM job_labels WHERE key = ? AND value = ? AND sequence < ?")
+        values += [key, value, before]
+    sequences = " INTERSECT ".join(streams) + " ORDER BY sequence DESC LIMIT ?"
+    return f"{_SELECT} WHERE sequence IN ({sequences}) ORDER BY sequence DESC", [*values, limit + 1]
+
+
+def _id_range(prefix: str) -> tuple[list[str], list[Any]]:
+    """The condition that an id begins with `prefix`: "g" sorts behind everything an id holds."""
+    return ["id >= ?", "id < ?"], [prefix, prefix + "g"]
+
+
+def _to_row(record: JobRecord) -> dict[str, Any]:
+    started_at, ending = None, None
+    match record.phase:
+        case Pending():
+            pass
+        case Ended(ended):
+            started_at, ending = ended.started_at, _to_json(ended.to_document())
+        case underway:
+            started_at = underway.started_at
+    return {
+        "id": record.id,
+        "owner": record.owner,
+        "state": record.state.value,
+        "name": record.spec.name,
+        "created_at": record.created_at,
+        "started_at": started_at,
+        "attempt": record.attempt,
+        "desired": record.desired.value,
+        "idempotency_key": record.idempotency_key,
+        "node": record.node,
+        "spec": _to_json(record.spec.to_document()),
+        "effective_limits": _to_json(dict(record.effective_limits)),
+        "sandbox": _to_json(dict(record.sandbox)),
+        "ending": ending,
+    }
+
+
+def _from_row(row: tuple[Any, ...]) -> JobRecord:
+    values = dict(zip(_COLUMNS, row[1:], strict=True))
+    return JobRecord(
+        id=values["id"],
+        owner=values["owner"],
+        spec=JobSpec.from_document(json.loads(values["spec"])),
+        phase=_phase(State(values["state"]), values["started_at"], values["ending"]),
+        created_at=values["created_at"],
+        attempt=values["attempt"],
+        desired=Desired(values["desired"]),
+        idempotency_key=values["idempotency_key"],
+        node=values["node"],
+        effective_limits=json.loads(values["effective_limits"]),
+        sandbox=json.loads(values["sandbox"]),
+    )
+
+
+def _phase(state: State, started_at: float, ending: str | None) -> Phase:
+    if ending is not None:
+        return Ended(Ending.from_document(json.loads(ending)))
+    return Pending() if state is State.PENDING else Running(started_at)
+
+
+def _to_json(document: Mapping[str, Any]) -> str:
+    """ASCII only, so bytes that are no UTF-8, held as lone surrogates, survive a text column."""
+    return json.dumps(document, separators=(",", ":"))

@@ -1,0 +1,653 @@
+"""The library: start, stop, follow and inspect jobs on this machine.
+
+    async with await Worker.open(Path("/var/lib/jobs")) as worker:
+        job = await worker.start(JobSpec(program="/bin/date"))
+        async for chunk in worker.output(job.id):
+            print(chunk.data.decode(), end="")
+
+It knows nothing of networks, certificates or databases: the job directories are its record, the
+launcher makes the jobs, and their monitors keep them when this process dies.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from jobworker import recovery
+from jobworker.core.errors import ErrorCode, JobError, invalid
+from jobworker.core.job_id import check_job_id, is_job_id, new_job_id
+from jobworker.core.lifecycle import Ended, Finished, Launched, Pending, Phase, Running, State, advance, state_of
+from jobworker.core.outcome import Ending, OutputTotals, Usage
+from jobworker.core.spec import JobSpec
+from jobworker.runtime import job_dir, wire
+from jobworker.runtime.inotify import Inotify
+from jobworker.runtime.launcher_client import LauncherClient
+from jobworker.runtime.output_log import BOTH, Blocked, Chunk, OutputReader, Stream
+
+MAX_CHUNK: Final = 256 * 1024
+_STARTS_AT_ONCE: Final = 64  # what the launcher's queue holds with room to spare
+_USAGE_TIMEOUT: Final = 0.5
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobStatus:
+    """A job as it is now."""
+
+    id: str
+    spec: JobSpec
+    phase: Phase
+    created_at: float
+    effective_limits: Mapping[str, str] = field(default_factory=dict)
+    sandbox: Mapping[str, str] = field(default_factory=dict)
+    usage: Usage = Usage()
+    output: OutputTotals = OutputTotals()
+
+    @property
+    def state(self) -> State:
+        """The state of the job, for people and for decisions."""
+        return state_of(self.phase)
+
+    @property
+    def ending(self) -> Ending | None:
+        """How it ended; None while it has not."""
+        return self.phase.ending if isinstance(self.phase, Ended) else None
+
+
+#: Called when a job has ended, and awaited before anyone sees the end.
+OnEnd = Callable[[JobStatus], Awaitable[None]]
+
+
+def bootstrap(
+    state: Path,
+    *,
+    service_uid: int | None = None,
+    service_gid: int | None = None,
+    uids: tuple[int, int] = (200_000, 265_535),
+    hidden: tuple[Path, ...] = (),
+) -> wire.Bootstrap:
+    """What a launcher for the jobs below `state` needs to know."""
+    state = state.resolve()
+    return wire.Bootstrap(
+        version=wire.PROTOCOL_VERSION,
+        service_uid=os.geteuid() if service_uid is None else service_uid,
+        service_gid=os.getegid() if service_gid is None else service_gid,
+        first_uid=uids[0],
+        last_uid=uids[1],
+        # One parent group for each state directory, so that servers on one host do not meet.
+        cgroup_parent="jobworker-" + sha256(os.fsencode(state)).hexdigest()[:12],
+        lock_dir="/run/jobworker",
+        hidden=[str(state), *map(str, hidden)],
+    )
+
+
+class Worker:
+    """The jobs below one state directory; at most one worker has it open at a time."""
+
+    def __init__(self, state: Path, launcher: LauncherClient, on_end: OnEnd | None) -> None:
+        """Use `Worker.open`."""
+        self._jobs_dir = state / "jobs"
+        self._launcher = launcher
+        self._on_end = on_end
+        self._jobs: dict[str, _Job] = {}
+        self._starts = asyncio.Semaphore(_STARTS_AT_ONCE)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._boot_id = _BOOT_ID.read_text(encoding="ascii").strip()
+
+    @classmethod
+    async def open(
+        cls, state: Path | str, *, launcher: LauncherClient | None = None, on_end: OnEnd | None = None
+    ) -> Self:
+        """A worker with every job that an earlier one left: running ones are adopted.
+
+        Starts a launcher unless one is given, which needs root. UNAVAILABLE when another worker
+        has the directory.
+        """
+        state = Path(state)
+        (state / "jobs").mkdir(mode=0o700, parents=True, exist_ok=True)
+        guard = _claim(state)
+        try:
+            launcher = launcher or await asyncio.to_thread(LauncherClient.start, bootstrap(state))
+            worker = cls(state, launcher, on_end)
+        except BaseException:
+            os.close(guard)
+            raise
+        worker._guard = guard
+        worker._inotify = Inotify.open()
+        await worker._recover()
+        return worker
+
+    _guard: int
+    _inotify: Inotify
+
+    async def close(self) -> None:
+        """Lets go of everything; jobs run on."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for job in self._jobs.values():
+            job.detach()
+        self._inotify.close()
+        self._launcher.close()
+        os.close(self._guard)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # Acting on jobs.
+
+    async def start(self, spec: JobSpec, *, job_id: str | None = None) -> JobStatus:
+        """Starts the program and returns when it runs.
+
+        When it cannot run, the error says why and nothing of the try is left. A caller that is
+        cancelled does not cancel the start.
+        """
+        job = _Job(check_job_id(job_id) if job_id else new_job_id(), spec, time.time())
+        if job.id in self._jobs:
+            raise JobError(ErrorCode.INVALID_ARGUMENT, "a job of this id exists")
+        self._jobs[job.id] = job
+        task = asyncio.create_task(self._start(job))
+        self._keep(task)
+        await asyncio.shield(task)
+        return job.status()
+
+    async def stop(
+        self, job_id: str, *, by: str = "", grace: float = 0.0, signal_number: int = signal.SIGTERM
+    ) -> JobStatus:
+        """Ends the job and everything in it; returns when nothing of it lives.
+
+        Without `grace` SIGKILL comes at once; with it, SIGKILL follows `signal_number` after that
+        many seconds. JOB_NOT_RUNNING when the job ended by itself before the stop could end it.
+        """
+        _check_signal(signal_number)
+        if grace < 0:
+            raise invalid("grace", grace, "0 or more seconds")
+        job = self._find(job_id)
+        await job.wait_started()
+        if not job.is_ended:
+            job.send(wire.OrderStop(by, signal_number, grace))
+            await job.wait_ended()
+            if job.was_stopped:
+                return job.status()
+        raise JobError(ErrorCode.JOB_NOT_RUNNING, "job not running: it has already ended")
+
+    async def signal(self, job_id: str, number: int) -> None:
+        """Sends a signal to the job's main process; JOB_NOT_RUNNING when it has ended."""
+        _check_signal(number)
+        job = self._find(job_id)
+        await job.wait_started()
+        if job.is_ended:
+            raise JobError(ErrorCode.JOB_NOT_RUNNING, "job not running: it has already ended")
+        job.send(wire.OrderSignal(number))
+
+    async def remove(self, job_id: str, *, force: bool = False) -> None:
+        """Deletes an ended job and its output; JOB_RUNNING unless `force` ends it first."""
+        job = self._find(job_id)
+        if not job.is_ended and not force:
+            raise JobError(ErrorCode.JOB_RUNNING, "job running: stop it first, or remove it with force")
+        if not job.is_ended:
+            with contextlib.suppress(JobError):
+                await self.stop(job_id)
+        self._jobs.pop(job.id, None)
+        await asyncio.to_thread(job_dir.remove, self._jobs_dir, job.id)
+
+    # Looking at jobs.
+
+    async def status(self, job_id: str) -> JobStatus:
+        """The job as it is now, with what it has used so far; JOB_NOT_FOUND."""
+        job = self._find(job_id)
+        if isinstance(job.phase, Running):
+            return await job.fresh_status()
+        return job.status()
+
+    def list(self) -> list[JobStatus]:
+        """Every job below the state directory, newest first; running ones without usage."""
+        found = []
+        for entry in os.scandir(self._jobs_dir):
+            with contextlib.suppress(JobError):
+                found.append(self._find(entry.name).status())
+        return sorted(found, key=lambda status: status.created_at, reverse=True)
+
+    async def wait(self, job_id: str, *, timeout: float | None = None) -> JobStatus:  # noqa: ASYNC109
+        """The job after its end, or as it is when `timeout` seconds have passed."""
+        job = self._find(job_id)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await job.wait_ended()
+        return job.status()
+
+    async def output(  # noqa: PLR0913
+        self,
+        job_id: str,
+        *,
+        offset: int = 0,
+        streams: frozenset[Stream] = BOTH,
+        follow: bool = True,
+        since: float | None = None,
+        tail_lines: int | None = None,
+        max_chunk: int = MAX_CHUNK,
+    ) -> AsyncIterator[Chunk]:
+        """What the job wrote from `offset` on, then what it writes, until it has ended.
+
+        Works before, during and after the run. `since` (seconds since the epoch) and `tail_lines`
+        skip forward. Without `follow` it ends at what is on record now. When it ends by itself
+        after following, the job's final state is visible. A slow reader slows nobody.
+        """
+        job = self._find(job_id)
+        await job.wait_started()
+        reader = self._open_output(job, offset, streams)
+        try:
+            if since is not None:
+                reader.seek_time(int(since * 1e9))
+            if tail_lines is not None:
+                await asyncio.to_thread(reader.seek_tail, tail_lines)
+            async for chunk in self._follow(job, reader, follow=follow, max_chunk=max_chunk):
+                yield chunk
+        finally:
+            reader.close()
+
+    async def _follow(
+        self, job: "_Job", reader: OutputReader, *, follow: bool, max_chunk: int
+    ) -> AsyncIterator[Chunk]:
+        news = asyncio.Event()
+        job.listeners.add(news.set)
+        watch = self._inotify.watch(reader.index_fd, news.set) if follow and not job.is_ended else None
+        try:
+            while True:
+                # Looked at before reading: what was on record when the job ended is read after.
+                news.clear()
+                was_ended = job.is_ended
+                while (chunk := await _read(reader, max_chunk)) is not None:
+                    yield chunk
+                if was_ended or not follow:
+                    return
+                await news.wait()
+        finally:
+            job.listeners.discard(news.set)
+            if watch is not None:
+                watch.close()
+
+    def _open_output(self, job: "_Job", offset: int, streams: frozenset[Stream]) -> OutputReader:
+        try:
+            directory = job_dir.open_directory(self._jobs_dir, job.id)
+        except FileNotFoundError:
+            raise _not_found() from None
+        try:
+            return OutputReader(directory, offset, streams)
+        except FileNotFoundError:
+            raise JobError(ErrorCode.UNAVAILABLE, "the job has no output: it was lost before it ran") from None
+        finally:
+            os.close(directory)
+
+    # Inside.
+
+    def _find(self, job_id: str) -> "_Job":
+        """The job in memory, or, when it has ended, from its directory; JOB_NOT_FOUND."""
+        job = self._jobs.get(check_job_id(job_id))
+        if job is not None:
+            return job
+        try:
+            directory = job_dir.open_directory(self._jobs_dir, job_id)
+        except FileNotFoundError:
+            raise _not_found() from None
+        try:
+            return _load_ended(job_id, directory)
+        except FileNotFoundError:
+            raise _not_found() from None
+        finally:
+            os.close(directory)
+
+    async def _start(self, job: "_Job") -> None:
+        try:
+            async with self._starts:
+                request = job_dir.Request(job.spec, job.created_at, self._boot_id)
+                try:
+                    directory = job_dir.create(self._jobs_dir, job.id, request)
+                except OSError as error:
+                    reason = os.strerror(error.errno or 0)
+                    raise JobError(ErrorCode.UNAVAILABLE, f"the server cannot make the job's files: {reason}") from error
+                try:
+                    job.attach(self._launcher.launch(job.id, directory), self._on_finished)
+                finally:
+                    os.close(directory)
+                await job.wait_answer()
+        except JobError as error:
+            await self._undo_start(job, error)
+            raise
+
+    async def _undo_start(self, job: "_Job", error: JobError) -> None:
+        """Leaves nothing of a start that failed, not even where launcher or monitor died over it."""
+        job.detach()
+        if error.code is ErrorCode.UNAVAILABLE:
+            with contextlib.suppress(JobError):
+                await self._clean_up(job.id)
+        job_dir.remove(self._jobs_dir, job.id)
+        del self._jobs[job.id]
+        job.fail(error)
+
+    async def _clean_up(self, job_id: str) -> None:
+        """Has the launcher end and remove what a dead monitor left."""
+        cleaner = _Channel(self._launcher.clean_up(job_id))
+        try:
+            answer = await cleaner.next()
+        finally:
+            cleaner.close()
+        if isinstance(answer, wire.StartFailed):
+            raise answer.error()
+
+    def _on_finished(self, job: "_Job", ending: Ending | None) -> None:
+        """The monitor has spoken its last word, or has died without one."""
+        self._keep(asyncio.create_task(self._conclude(job, ending)))
+
+    async def _conclude(self, job: "_Job", ending: Ending | None) -> None:
+        job.detach()
+        if ending is None:
+            ending = await self._conclude_without_monitor(job)
+        final, _ = advance(job.phase, Finished(ending))
+        if self._on_end is not None:
+            await self._on_end(job.status(final))
+        job.conclude(final)
+        # From now on its directory tells everything about it.
+        self._jobs.pop(job.id, None)
+
+    async def _conclude_without_monitor(self, job: "_Job") -> Ending:
+        directory = job_dir.open_directory(self._jobs_dir, job.id)
+        try:
+            recorded = job_dir.read_outcome(directory)
+            if recorded is not None:
+                return Ending.from_document(recorded)
+            facts = recovery.Facts(
+                has_directory=True, has_outcome=False, is_supervised=False, is_same_boot=job.boot_id in {"", self._boot_id}
+            )
+            verdict = recovery.judge(facts)
+            if not isinstance(verdict, recovery.DeclareLost):
+                raise TypeError("a job without a monitor and without an outcome is lost")
+            with contextlib.suppress(JobError, TimeoutError):
+                await self._clean_up(job.id)
+            started_at = job.phase.started_at if isinstance(job.phase, Running) else None
+            ending = Ending(
+                outcome=verdict.outcome,
+                started_at=started_at,
+                ended_at=time.time(),
+                output=await asyncio.to_thread(_totals, directory),
+            )
+            await asyncio.to_thread(_record_ending, directory, job, ending)
+            return ending
+        finally:
+            os.close(directory)
+
+    async def _recover(self) -> None:
+        """Takes over what an earlier worker left."""
+        for entry in os.scandir(self._jobs_dir):
+            if not is_job_id(entry.name) or os.path.exists(f"{entry.path}/{job_dir.OUTCOME}"):
+                continue
+            await self._recover_one(entry.name)
+
+    async def _recover_one(self, job_id: str) -> None:
+        directory = job_dir.open_directory(self._jobs_dir, job_id)
+        try:
+            try:
+                request = job_dir.read_request(directory)
+            except (FileNotFoundError, ValueError, KeyError):
+                # The server died while it made the directory: nothing was launched from it.
+                job_dir.remove(self._jobs_dir, job_id)
+                return
+            job = _Job(job_id, request.spec, request.created_at, request.boot_id)
+            self._jobs[job_id] = job
+            try:
+                channel = job_dir.connect(directory)
+            except OSError:
+                channel = None
+        finally:
+            os.close(directory)
+        if channel is None:
+            await self._conclude(job, None)
+            return
+        channel.setblocking(False)
+        job.attach(channel, self._on_finished)
+        with contextlib.suppress(JobError):
+            await job.wait_answer()
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+class _Channel:
+    """A packet socket to launcher or monitor on the event loop."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._socket = channel
+        self._loop = asyncio.get_running_loop()
+
+    async def next(self) -> wire.Message | None:
+        """The next message; None at the end."""
+        readable = asyncio.Event()
+        self._loop.add_reader(self._socket, readable.set)
+        try:
+            await readable.wait()
+            return wire.receive(self._socket)[0]
+        except OSError:
+            return None
+        finally:
+            self._loop.remove_reader(self._socket)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class _Job:
+    """One job as this process knows it."""
+
+    def __init__(self, job_id: str, spec: JobSpec, created_at: float, boot_id: str = "") -> None:
+        self.id = job_id
+        self.spec = spec
+        self.created_at = created_at
+        self.boot_id = boot_id
+        self.phase: Phase = Pending()
+        self.listeners: set[Callable[[], None]] = set()
+        self.effective_limits: Mapping[str, str] = {}
+        self.sandbox: Mapping[str, str] = {}
+        self._usage: Usage = Usage()
+        self._output: OutputTotals = OutputTotals()
+        self._channel: socket.socket | None = None
+        self._failure: JobError | None = None
+        self._usage_waiters: deque[asyncio.Future[wire.UsageNow]] = deque()
+
+    @property
+    def is_ended(self) -> bool:
+        return isinstance(self.phase, Ended)
+
+    @property
+    def was_stopped(self) -> bool:
+        return state_of(self.phase) is State.STOPPED
+
+    def status(self, phase: Phase | None = None) -> JobStatus:
+        phase = phase or self.phase
+        ending = phase.ending if isinstance(phase, Ended) else None
+        return JobStatus(
+            id=self.id,
+            spec=self.spec,
+            phase=phase,
+            created_at=self.created_at,
+            effective_limits=self.effective_limits,
+            sandbox=self.sandbox,
+            usage=ending.usage if ending else self._usage,
+            output=ending.output if ending else self._output,
+        )
+
+    async def fresh_status(self) -> JobStatus:
+        """The status with the usage of this moment, or of an earlier one when the monitor is slow."""
+        waiter: asyncio.Future[wire.UsageNow] = asyncio.get_running_loop().create_future()
+        self._usage_waiters.append(waiter)
+        self.send(wire.AskUsage())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_USAGE_TIMEOUT):
+                now = await waiter
+                self._usage = Usage(**now.usage)
+                self._output = OutputTotals(**now.output)
+        return self.status()
+
+    # Waiting.
+
+    async def wait_started(self) -> None:
+        """Returns when the program runs or has run; raises what kept it from running."""
+        await self._wait_until(lambda: not isinstance(self.phase, Pending))
+
+    async def wait_ended(self) -> None:
+        await self._wait_until(lambda: self.is_ended)
+
+    async def wait_answer(self) -> None:
+        """Returns at the first word of launcher or monitor."""
+        await self.wait_started()
+
+    async def _wait_until(self, condition: Callable[[], bool]) -> None:
+        news = asyncio.Event()
+        self.listeners.add(news.set)
+        try:
+            while not condition():
+                if self._failure is not None:
+                    raise self._failure
+                news.clear()
+                await news.wait()
+        finally:
+            self.listeners.discard(news.set)
+
+    def _tell(self) -> None:
+        for listener in tuple(self.listeners):
+            listener()
+
+    # Talking to the monitor.
+
+    def attach(self, channel: socket.socket, on_finished: "Callable[[_Job, Ending | None], None]") -> None:
+        self._channel = channel
+        self._on_finished = on_finished
+        asyncio.get_running_loop().add_reader(channel, self._on_readable)
+
+    def detach(self) -> None:
+        if self._channel is not None:
+            asyncio.get_running_loop().remove_reader(self._channel)
+            self._channel.close()
+            self._channel = None
+        while self._usage_waiters:
+            self._usage_waiters.popleft().cancel()
+
+    def send(self, order: wire.Message) -> None:
+        """Orders that find nobody are answered by the end that is being told at the same time."""
+        if self._channel is not None:
+            with contextlib.suppress(OSError):
+                wire.send(self._channel, order)
+
+    def _on_readable(self) -> None:
+        if self._channel is None:
+            return
+        try:
+            message, _ = wire.receive(self._channel)
+        except BlockingIOError:
+            return
+        except OSError:
+            message = None
+        match message:
+            case wire.NowRunning(started_at, effective_limits, sandbox):
+                self.effective_limits, self.sandbox = effective_limits, sandbox
+                self.phase, _ = advance(self.phase, Launched(started_at))
+                self._tell()
+            case wire.UsageNow():
+                waiter = self._usage_waiters.popleft()
+                if not waiter.done():
+                    waiter.set_result(message)
+            case wire.NowEnded(ending):
+                self.detach()
+                self._on_finished(self, Ending.from_document(ending))
+            case wire.StartFailed():
+                self.detach()
+                self.fail(message.error())
+            case _ if isinstance(self.phase, Pending) and not self.boot_id:
+                self.detach()
+                self.fail(JobError(ErrorCode.UNAVAILABLE, "the job's launch was interrupted; try again"))
+            case _:
+                self.detach()
+                self._on_finished(self, None)
+
+    def fail(self, error: JobError) -> None:
+        """The program never ran."""
+        self._failure = error
+        self._tell()
+
+    def conclude(self, final: Phase) -> None:
+        """The end is on record; everyone may see it."""
+        self.phase = final
+        self._tell()
+
+
+def _claim(state: Path) -> int:
+    """Marks the state directory as in use until the descriptor is closed."""
+    guard = os.open(state / "worker.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(guard)
+        raise JobError(ErrorCode.UNAVAILABLE, "another jobworker uses this state directory; stop it first") from None
+    return guard
+
+
+def _load_ended(job_id: str, directory: int) -> _Job:
+    """An ended job from its directory; FileNotFoundError when that is no complete one."""
+    request = job_dir.read_request(directory)
+    recorded = job_dir.read_outcome(directory)
+    if recorded is None:
+        raise FileNotFoundError
+    job = _Job(job_id, request.spec, request.created_at, request.boot_id)
+    job.phase = Ended(Ending.from_document(recorded))
+    job.effective_limits, job.sandbox = recorded["effective_limits"], recorded["sandbox"]
+    return job
+
+
+async def _read(reader: OutputReader, max_chunk: int) -> Chunk | None:
+    """The next chunk; from memory at once, from the disk without holding up anybody else."""
+    try:
+        return reader.read(max_chunk, may_block=False)
+    except Blocked:
+        return await asyncio.to_thread(reader.read, max_chunk)
+
+
+def _totals(directory: int) -> OutputTotals:
+    try:
+        reader = OutputReader(directory)
+    except FileNotFoundError:
+        return OutputTotals()
+    try:
+        return reader.totals()
+    finally:
+        reader.close()
+
+
+def _record_ending(directory: int, job: _Job, ending: Ending) -> None:
+    job_dir.reserve_outcome(directory)
+    document = {"effective_limits": dict(job.effective_limits), "sandbox": dict(job.sandbox)}
+    job_dir.write_outcome(directory, ending.to_document() | document)
+
+
+def _check_signal(number: int) -> None:
+    if number not in signal.valid_signals():
+        raise invalid("signal", number, "1 to 64, but not 32 and 33")
+
+
+def _not_found() -> JobError:
+    return JobError(ErrorCode.JOB_NOT_FOUND, "job not found")
