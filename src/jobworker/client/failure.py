@@ -30,7 +30,10 @@ _REASONS: Final = (
     (r"WRONG_VERSION_NUMBER", "it does not speak TLS; is this its gRPC port?"),
     (r"Hostname Verification|not in peer certificate", "its certificate is for another host name"),
     (r"CERTIFICATE_VERIFY_FAILED|certificate", "its certificate is not from the context's CA"),
-    (r"Endpoint closing|[Tt]imeout|[Tt]imed out|FD [Ss]hutdown", "no answer in time; check the address and the network"),
+    (
+        r"Endpoint closing|[Tt]imeout|[Tt]imed out|FD [Ss]hutdown",
+        "no answer in time; check the address and the network",
+    ),
     (r"[Hh]andshake", "the TLS handshake failed"),
     (r"DNS|[Dd]omain name|lookup failed", "host not found"),
     (

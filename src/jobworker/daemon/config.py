@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final, Self
 
+from jobworker.access.ceiling import Ceiling
 from jobworker.access.policy import Role
 from jobworker.core.errors import JobError, invalid
 from jobworker.core.spec import Limits, MiB
@@ -117,24 +117,11 @@ class Tls:
     trust_domain: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ceiling:
-    """The most that a job of one role may ask for; None means no ceiling. Units as in `Limits`."""
-
-    cpu: float | None = None
-    memory: int | None = None
-    pids: int | None = None
-    timeout: float | None = None
-    output_bytes: int | None = None
-
-
 _LIMITS: Final = Limits()
-_CEILINGS: Final[Mapping[Role, Ceiling]] = MappingProxyType(
-    {
-        Role.USER: Ceiling(memory=4096 * MiB, pids=4096, output_bytes=16384 * MiB),
-        Role.ADMIN: Ceiling(),
-    }
-)
+_CEILINGS: Final[Mapping[Role, Ceiling]] = {
+    Role.USER: Ceiling(memory=4096 * MiB, pids=4096, output_bytes=16384 * MiB),
+    Role.ADMIN: Ceiling(),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +133,7 @@ class Jobs:
     max_jobs_per_user: int = 1000
     max_streams_per_user: int = 256
     default: Limits = _LIMITS
-    ceilings: Mapping[Role, Ceiling] = _CEILINGS
+    ceilings: Mapping[Role, Ceiling] = field(default_factory=lambda: _CEILINGS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ from jobworker.access.certificates import (
 from jobworker.access.policy import Role
 from jobworker.core.errors import invalid
 from jobworker.daemon.config import FILE_NAME, Account, Address, Config, ConfigRefused, Server, initial_text
-from jobworker.daemon.users import CLIENTS, DATABASE, Context, context_files, record_user, write_files
+from jobworker.daemon.users import AUTHORITY, CLIENTS, DATABASE, Context, context_files, record_user, write_files
 from jobworker.store.database import Database
 
 FIRST_ADMIN: Final = "admin"
@@ -77,9 +77,16 @@ def init(directory: Path, hosts: Sequence[str], user: str | None, trust_domain: 
         if account.uid != os.geteuid():
             for path in _OF_THE_SERVICE:
                 os.chown(draft / path, account.uid, account.gid, follow_symlinks=False)
-        draft.rename(directory)
+        _put_in_place(draft, directory)
         on_failure.pop_all()
     return Initialized(directory / FILE_NAME, account, Context(directory / CLIENTS / FIRST_ADMIN, not_after))
+
+
+def _put_in_place(draft: Path, directory: Path) -> None:
+    try:
+        draft.rename(directory)
+    except OSError as error:  # something has come there meanwhile, or it is a mount point
+        raise InitRefused(f"{directory} cannot be made: {error.strerror}; name a new directory") from None
 
 
 def _fill(state: Path, server: Server, hosts: Sequence[str], trust_domain: str) -> float:
@@ -90,7 +97,7 @@ def _fill(state: Path, server: Server, hosts: Sequence[str], trust_domain: str) 
     served = issue_server(issuing, _served_names(server.grpc, hosts), now)
     admin = issue_user(issuing, FIRST_ADMIN, trust_domain, now)
     bundle = root.certificate_pem() + issuing.certificate_pem()
-    for folder in ("jobs", "pki", "pki/ca", CLIENTS, f"{CLIENTS}/{FIRST_ADMIN}"):
+    for folder in ("jobs", "pki", AUTHORITY, CLIENTS, f"{CLIENTS}/{FIRST_ADMIN}"):
         (state / folder).mkdir(mode=0o700)
     write_files(
         state / "pki",
@@ -98,7 +105,7 @@ def _fill(state: Path, server: Server, hosts: Sequence[str], trust_domain: str) 
     )
     for name, authority in (("root", root), ("issuing", issuing)):
         files = {f"{name}.crt": authority.certificate_pem(), f"{name}.key": authority.key_pem()}
-        write_files(state / "pki/ca", files)
+        write_files(state / AUTHORITY, files)
     write_files(
         state / CLIENTS / FIRST_ADMIN,
         context_files(server.dialed, FIRST_ADMIN, bundle, _chain(admin, issuing), admin.key_pem()),

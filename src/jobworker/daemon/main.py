@@ -6,7 +6,6 @@ the launcher has loaded is part of every job's monitor.
 
 import argparse
 import os
-import sqlite3
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -128,6 +127,8 @@ def _audit_verify(options: argparse.Namespace) -> int:
 
 
 def _audit_export(options: argparse.Namespace) -> int:
+    import sqlite3  # noqa: PLC0415
+
     from jobworker.daemon import users  # noqa: PLC0415
     from jobworker.store import audit  # noqa: PLC0415
 
@@ -181,7 +182,7 @@ def _moment(seconds: float) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="jobworkerd",
-        description="Run any Linux program as an isolated, resource-limited job, for users far away.",
+        description="Run any Linux program as an isolated, resource-limited job for remote users.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -190,7 +191,13 @@ def _parser() -> argparse.ArgumentParser:
 
     init = _verb(verbs, "init", _init, "make a state directory: configuration, certificates, first admin")
     _add_dir(init, "the directory to make")
-    init.add_argument("--host", action="append", default=[], metavar="H", help="a name clients dial; the first is told")
+    init.add_argument(
+        "--host",
+        action="append",
+        default=[],
+        metavar="H",
+        help="a name or address that clients dial; contexts name the first",
+    )
     init.add_argument("--listen", type=_word(Address.parse), default="127.0.0.1:50051", metavar="HOST:PORT")
     init.add_argument("--user", metavar="U", help="who the service runs as, when init is run by root")
     init.add_argument("--trust-domain", default="jobworker.internal", metavar="D", help="the realm of user identities")

@@ -20,7 +20,7 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -34,8 +34,7 @@ from jobworker.store.database import Database
 
 DATABASE: Final = "jobworker.db"
 CLIENTS: Final = "clients"
-ISSUING_CERTIFICATE: Final = "pki/ca/issuing.crt"
-ISSUING_KEY: Final = "pki/ca/issuing.key"
+AUTHORITY: Final = "pki/ca"
 _CONTEXT: Final = "context.toml"
 
 
@@ -56,12 +55,15 @@ def add(state: Path, name: str, *, role: Role = Role.USER, ttl: float = USER_TTL
 
     The user is on record before the context appears; if only that fails, `renew` makes it.
     """
-    directory = _context_directory(state, name, out)
-    if os.path.lexists(directory):
-        raise UserRefused(f"{directory} exists already; name a new directory with --out")
+    check_user_name(name)
     issuer = _Issuer.of(state)
+    directory = _context_directory(state, name, out)
     with open_database(state) as database:
         former = database.read(lambda connection: users.get(connection, name))
+        if former is not None and former.removed_at is None:
+            raise users.UserExists(name)
+        if os.path.lexists(directory):
+            raise UserRefused(f"{directory} exists already; move it away, or name a new directory with --out")
         at = _issue_time(time.time(), former)
         issued = issuer.issue(name, at, ttl)
         with ExitStack() as on_failure:
@@ -74,10 +76,11 @@ def add(state: Path, name: str, *, role: Role = Role.USER, ttl: float = USER_TTL
 
 def renew(state: Path, name: str, *, ttl: float = USER_TTL, out: Path | None = None) -> Context:
     """A context with a new key and certificate for a user there is; what the old one can do stays until it expires."""
+    check_user_name(name)
+    issuer = _Issuer.of(state)
     directory = _context_directory(state, name, out)
     if os.path.lexists(directory) and not (directory / _CONTEXT).is_file():
         raise UserRefused(f"{directory} exists and is no context; name another directory with --out")
-    issuer = _Issuer.of(state)
     with open_database(state) as database:
         user = database.read(lambda connection: users.get(connection, name))
         if user is None or user.removed_at is not None:
@@ -111,9 +114,7 @@ def remove(state: Path, name: str) -> None:
     now = time.time()
     with open_database(state) as database:
         database.write_now(revoke)
-    directory = state / CLIENTS / name
-    if os.access(directory, os.F_OK):
-        shutil.rmtree(directory)
+    _delete_context(state / CLIENTS, name)
 
 
 def present(state: Path) -> list[users.User]:
@@ -165,8 +166,9 @@ class _Issuer:
     @classmethod
     def of(cls, state: Path) -> "_Issuer":
         config = Config.load(state / FILE_NAME)
-        key = read_key(state / ISSUING_KEY, "issuing CA's key")
-        return cls(config, CertifiedKey.from_pem((state / ISSUING_CERTIFICATE).read_bytes(), key))
+        authority = _own_directory(state / AUTHORITY)
+        key = read_key(authority / "issuing.key", "issuing CA's key")
+        return cls(config, CertifiedKey.from_pem((authority / "issuing.crt").read_bytes(), key))
 
     def issue(self, name: str, at: float, ttl: float) -> CertifiedKey:
         return issue_user(self.authority, name, self.config.tls.trust_domain, at, ttl)
@@ -177,14 +179,31 @@ class _Issuer:
 
 
 def _context_directory(state: Path, name: str, out: Path | None) -> Path:
-    check_user_name(name)
-    if out is not None:
-        return out.absolute()
-    clients = state / CLIENTS
-    # The service user owns `state`: a link put here must not lead another user's writing elsewhere.
-    if clients.is_symlink() or not clients.is_dir() or clients.stat().st_uid != os.geteuid():
-        raise UserRefused(f"{clients} is not a directory of yours; run this as its owner, or name --out")
-    return clients.absolute() / name
+    return _own_directory(state / CLIENTS).absolute() / name if out is None else out.absolute()
+
+
+def _delete_context(clients: Path, name: str) -> None:
+    """Delete the context of `name`, where the caller is the one who keeps the contexts."""
+    if not os.access(clients, os.W_OK):
+        return
+    # By descriptor, so that no link put at `clients` meanwhile can turn this against other directories.
+    descriptor = os.open(_own_directory(clients), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        with suppress(FileNotFoundError):
+            shutil.rmtree(name, dir_fd=descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _own_directory(path: Path) -> Path:
+    """`path` when it is a directory of the caller; otherwise UserRefused.
+
+    The service's user owns the directory around it: what that user may have put here in its
+    place must neither choose the CA nor lead root's writing elsewhere.
+    """
+    if path.is_symlink() or not path.is_dir() or path.stat().st_uid != os.geteuid():
+        raise UserRefused(f"{path} is not a directory of yours; run this as the user who ran jobworkerd init")
+    return path
 
 
 def _draft(directory: Path, files: dict[str, bytes], on_failure: ExitStack) -> Path:

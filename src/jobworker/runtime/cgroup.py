@@ -17,6 +17,7 @@ from typing import Final, Self
 from jobworker.core.errors import ErrorCode, JobError
 from jobworker.core.outcome import Usage
 from jobworker.core.spec import Limits
+from jobworker.runtime import linux
 
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _CPU_PERIOD_US: Final = 100_000
@@ -244,9 +245,22 @@ class Cgroup:
                 return path
         return None
 
+    def fork(self) -> int:
+        """fork(2) with the child in the job's v2 group from its first instruction on."""
+        if self._v2 is None:
+            return os.fork()
+        directory = os.open(self._v2, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return linux.fork_into_cgroup(directory)
+        finally:
+            os.close(directory)
+
     def entry_files(self) -> list[str]:
-        """The files a process writes 0 to in order to join the groups."""
-        return [f"{path}/cgroup.procs" for _, path in self._places]
+        """The files that a single-threaded child of `fork` writes 0 to in order to join the v1 groups.
+
+        `tasks`, not `cgroup.procs`: a thread that moves itself need not wait for the whole system.
+        """
+        return [f"{path}/tasks" for hierarchy, path in self._places if not hierarchy.is_v2]
 
     def watch_oom(self) -> int | None:
         """An eventfd that becomes readable when the job meets its memory limit, on v1.
@@ -297,7 +311,7 @@ class Cgroup:
     def _wait_empty_v1(self, timeout: float) -> None:
         # Version 1 notifies through a helper program of the host only, which is not ours to set.
         deadline = time.monotonic() + timeout
-        while any(_read_or_empty(file) for file in self.entry_files()):
+        while any(_read_or_empty(f"{path}/tasks") for _, path in self._places):
             if time.monotonic() > deadline:
                 raise TimeoutError("processes of the job are still alive")
             time.sleep(0.001)

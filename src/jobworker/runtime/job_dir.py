@@ -144,7 +144,6 @@ def write_outcome(directory: int, document: dict[str, Any]) -> None:
         file.truncate(len(content))
         os.fsync(file.fileno())
     os.rename(_NEW_OUTCOME, OUTCOME, src_dir_fd=directory, dst_dir_fd=directory)
-    os.fsync(directory)
 
 
 def write_crash(directory: int, report: str) -> None:

@@ -14,6 +14,8 @@ from typing import Final
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
+_python: Final = ctypes.PyDLL(None, use_errno=True)
+_python.syscall.restype = ctypes.c_long
 
 # unshare(2), setns(2), clone(2): linux/sched.h
 CLONE_NEWNS: Final = 0x00020000
@@ -22,6 +24,10 @@ CLONE_NEWUTS: Final = 0x04000000
 CLONE_NEWIPC: Final = 0x08000000
 CLONE_NEWPID: Final = 0x20000000
 CLONE_NEWNET: Final = 0x40000000
+
+_CLONE_INTO_CGROUP: Final = 0x200000000
+_SIGCHLD: Final = 17
+_NR_CLONE3: Final = 435
 
 # mount(2), umount2(2): linux/mount.h
 MS_RDONLY: Final = 0x1
@@ -52,9 +58,6 @@ _NR_PIVOT_ROOT: Final = {"x86_64": 155, "aarch64": 41}.get(platform.machine(), -
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NAME: Final = 15
 _PR_CAPBSET_DROP: Final = 24
-_PR_SET_MM: Final = 35
-_PR_SET_MM_ARG_START: Final = 8
-_PR_SET_MM_ARG_END: Final = 9
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _CAPABILITY_VERSION_3: Final = 0x20080522
@@ -170,22 +173,34 @@ def _prctl(option: int, argument: int) -> None:
     _check(_libc.prctl(option, ctypes.c_ulong(argument), 0, 0, 0), "prctl")
 
 
-_title: ctypes.Array[ctypes.c_char]
-
-
 def set_process_title(title: str) -> None:
-    """What `ps` shows for this process; cuts off the paths that its command line may hold.
+    """What `ps` shows for this process, in place of a command line that may hold paths.
 
-    The short name always changes; the full one needs CAP_SYS_RESOURCE and is left alone without it.
+    Written over the arguments on the stack and cut to their length; fields 48 and 49 of
+    /proc/self/stat say where they are, see proc(5).
     """
-    global _title  # noqa: PLW0603 - the kernel reads this buffer as long as the process lives
     encoded = os.fsencode(title)
     _libc.prctl(_PR_SET_NAME, encoded[:15], 0, 0, 0)
-    _title = ctypes.create_string_buffer(encoded)
-    start = ctypes.addressof(_title)
-    # The kernel wants start <= end after each single step, and the heap lies below the stack.
-    _libc.prctl(_PR_SET_MM, _PR_SET_MM_ARG_START, ctypes.c_ulong(start), 0, 0)
-    _libc.prctl(_PR_SET_MM, _PR_SET_MM_ARG_END, ctypes.c_ulong(start + len(encoded) + 1), 0, 0)
+    with open("/proc/self/stat", "rb") as stat:
+        fields = stat.read().rpartition(b")")[2].split()
+    start, end = int(fields[45]), int(fields[46])
+    if 0 < start < end:
+        ctypes.memset(start, 0, end - start)
+        ctypes.memmove(start, encoded, min(len(encoded), end - start - 1))
+
+
+def fork_into_cgroup(cgroup: int) -> int:
+    """fork(2) whose child is born in the v2 group behind the directory descriptor `cgroup`.
+
+    Moving a process into a v2 group afterwards waits for an RCU grace period, some 10 ms; this
+    does not (cgroups(7), CLONE_INTO_CGROUP). Only for single-threaded processes, and for children
+    that exec soon: libc is not told of the fork.
+    """
+    # struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls,
+    # set_tid, set_tid_size, cgroup
+    arguments = struct.pack("11Q", _CLONE_INTO_CGROUP, 0, 0, 0, _SIGCHLD, 0, 0, 0, 0, 0, cgroup)
+    # PyDLL keeps the interpreter lock, so that the child wakes up holding it.
+    return _check(_python.syscall(_NR_CLONE3, arguments, len(arguments)), "clone3")
 
 
 def set_file_system_ids(uid: int, gid: int) -> None:

@@ -143,7 +143,7 @@ class Monitor:
         status, status_end = os.pipe2(os.O_CLOEXEC)
         for end in (stdout_end, stderr_end):
             os.fchown(end, job.uid, job.uid)  # so that the program may open /dev/stdout again
-        self._program = os.fork()
+        self._program = job.cgroup.fork()
         if self._program == 0:
             _become_program(job, stdout_end, stderr_end, status_end)
         started = time.monotonic()

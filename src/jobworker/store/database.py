@@ -27,7 +27,7 @@ Work = Callable[[sqlite3.Connection], T]
 _BUSY_SECONDS: Final = 10.0  # how long to wait for a transaction of another process
 _READER_THREADS: Final = 4  # so that one long export does not hold up every list
 _WAL_BYTES_KEPT: Final = 64 * 1024 * 1024  # a longer log is cut after its next checkpoint
-_WHOLE_CHECK_BYTES: Final = 32 * 1024 * 1024  # what is read in full at open: about 0.1 s of work
+_WHOLE_CHECK_BYTES: Final = 64 * 1024 * 1024  # up to here every page is checked at open: 1 ms a MiB
 
 _STORAGE_FAULTS: Final = {
     sqlite3.SQLITE_BUSY,
@@ -39,9 +39,9 @@ _STORAGE_FAULTS: Final = {
 _REFUSALS: Final = {
     sqlite3.SQLITE_BUSY: "is locked by another program; end that program and try again",
     sqlite3.SQLITE_CANTOPEN: "cannot be opened; run this as the user who owns it, in a directory that user may write",
-    sqlite3.SQLITE_CORRUPT: "is damaged; move it away together with its -wal and -shm files and restore a backup",
+    sqlite3.SQLITE_CORRUPT: "is damaged; restore a backup in place of it and its -wal and -shm files",
     sqlite3.SQLITE_FULL: "cannot be brought up to date because the disk is full; make room and try again",
-    sqlite3.SQLITE_NOTADB: "is not a jobworker database, or its beginning is destroyed; restore a backup in its place",
+    sqlite3.SQLITE_NOTADB: "is no jobworker database, or is destroyed; restore a backup in place of it and its -wal",
     sqlite3.SQLITE_READONLY: "cannot be written; run this as the user who owns it, on a file system that is writable",
 }
 
@@ -87,7 +87,7 @@ class Database:
             raise DatabaseRefused(f"{path} {why}") from error
         except OSError as error:
             raise DatabaseRefused(
-                f"{path} cannot be opened ({error.strerror}); create its directory with init, or correct its path"
+                f"{path} cannot be opened ({error.strerror}); check the path, and run this as the user who owns it"
             ) from error
 
     async def write(self, change: Work[T]) -> T:
@@ -110,14 +110,8 @@ class Database:
 
         Sees every change that was acknowledged before.
         """
-        try:
-            with self._reader() as snapshot:
-                snapshot.execute("BEGIN")
-                return query(snapshot)
-        except sqlite3.OperationalError as error:
-            if _is_storage_fault(error):
-                raise _unavailable("read", error) from error
-            raise
+        self._refuse_when_closed()
+        return self._read(query)
 
     async def read_in_thread(self, query: Work[T]) -> T:
         """As `read` for long queries: does not block the event loop, sees everything queued before."""
@@ -151,10 +145,13 @@ class Database:
 
     def _enqueue(self, request: "_Request[Any]") -> None:
         with self._changed:
-            if self._closed:
-                raise JobError(ErrorCode.UNAVAILABLE, "the server is shutting down; try again when it is back")
+            self._refuse_when_closed()
             self._queue.append(request)
             self._changed.notify()
+
+    def _refuse_when_closed(self) -> None:
+        if self._closed:
+            raise JobError(ErrorCode.UNAVAILABLE, "the server is shutting down; try again when it is back")
 
     def _take(self) -> "list[_Request[Any]]":
         """Everything that waits, as soon as something does; nothing once closed and empty."""
@@ -182,9 +179,19 @@ class Database:
         except sqlite3.Error as error:
             return [_Answer(error=_unavailable("record anything", error)) for _ in changes]
 
+    def _read(self, query: Work[T]) -> T:
+        try:
+            with self._reader() as snapshot:
+                snapshot.execute("BEGIN")
+                return query(snapshot)
+        except sqlite3.OperationalError as error:
+            if _is_storage_fault(error):
+                raise _unavailable("read", error) from error
+            raise
+
     def _answer(self, request: "_Request[Any]") -> None:
         """A reader thread's part of `read_in_thread`."""
-        _deliver([(request, _attempt(partial(self.read, request.work)))])
+        _deliver([(request, _attempt(partial(self._read, request.work)))])
 
     def _reader(self) -> sqlite3.Connection:
         """This thread's own read-only connection."""
@@ -304,7 +311,9 @@ def _check(path: Path, newest: int) -> None:
     """
     status = path.stat()
     if status.st_size == 0:
-        raise DatabaseRefused(f"{path} has been cut to nothing; restore a backup in its place")
+        raise DatabaseRefused(
+            f"{path} has been cut to nothing; restore a backup in place of it and its -wal and -shm files"
+        )
     if status.st_mode & 0o077:
         path.chmod(0o600)
     with closing(_connect(path, "ro")) as connection:

@@ -1,0 +1,238 @@
+"""The gRPC door: each RPC identifies, calls the service, and maps errors, all in one place."""
+
+import logging
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from jobworker.access.policy import Action
+from jobworker.access.principal import Principal
+from jobworker.api.error_map import ERROR_MAP
+from jobworker.api.grpc import convert
+from jobworker.api.grpc._generated import jobworker_pb2 as pb2
+from jobworker.api.grpc._generated import jobworker_pb2_grpc as pb2_grpc
+from jobworker.api.grpc.identity import Identity
+from jobworker.core.errors import ErrorCode, JobError, invalid
+from jobworker.core.spec import Limits
+from jobworker.service import OutputEnd, Service
+
+_log: Final = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+SERVICE_NAME: Final = pb2.DESCRIPTOR.services_by_name["JobWorker"].full_name
+MAX_MESSAGE: Final = 4 * 1024 * 1024
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE),
+    ("grpc.max_metadata_size", 16 * 1024),
+    ("grpc.max_concurrent_streams", 1000),
+    ("grpc.so_reuseport", 0),  # a busy port is an error, not a second server
+    # A client that is cut off is noticed: a ping after silence, and a short wait for its answer.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.max_connection_idle_ms", 15 * 60_000),
+)
+
+#: The action that each RPC is, for the table of who may do what.
+RPC_ACTIONS: Final = {
+    "Start": Action.JOB_START,
+    "Stop": Action.JOB_STOP,
+    "Status": Action.JOB_STATUS,
+    "Stream": Action.JOB_OUTPUT,
+    "List": Action.JOB_LIST,
+    "Wait": Action.JOB_WAIT,
+    "Remove": Action.JOB_REMOVE,
+    "Signal": Action.JOB_SIGNAL,
+}
+
+_principal: ContextVar[Principal] = ContextVar("principal")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsFiles:
+    """The server's key and certificate chain, and the CAs of its users, as PEM files."""
+
+    key: Path
+    certificate: Path
+    ca: Path
+
+
+class GrpcServer:
+    """A running gRPC server."""
+
+    def __init__(self, server: grpc.aio.Server, identity: Identity, checks: health.aio.HealthServicer, port: int) -> None:
+        self._server = server
+        self._identity = identity
+        self._checks = checks
+        self.port = port
+
+    @classmethod
+    async def start(
+        cls, service: Service, identity: Identity, defaults: Limits, address: str, tls: TlsFiles
+    ) -> Self:
+        """Serves on `address`; OSError when its port is taken.
+
+        TLS 1.3 only: GRPC_SSL_CIPHER_SUITES must have been set before grpc was imported.
+        """
+        server = grpc.aio.server(interceptors=[_Door(identity)], options=_OPTIONS)
+        pb2_grpc.add_JobWorkerServicer_to_server(_Rpcs(service, identity, defaults), server)
+        checks = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+        reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        credentials = grpc.ssl_server_credentials(
+            [(tls.key.read_bytes(), tls.certificate.read_bytes())],
+            root_certificates=tls.ca.read_bytes(),
+            require_client_auth=True,
+        )
+        try:
+            port = server.add_secure_port(address, credentials)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {address}: the address is taken or not this host's") from error
+        await server.start()
+        for name in ("", SERVICE_NAME):
+            await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
+        return cls(server, identity, checks, port)
+
+    async def stop(self, grace: float) -> None:
+        """No new calls; short ones finish, long ones end with a clear status, all within `grace` seconds."""
+        await self._checks.enter_graceful_shutdown()
+        self._identity.end_all(JobError(ErrorCode.UNAVAILABLE, "the server is shutting down; jobs run on"))
+        await self._server.stop(grace)
+
+
+class _Rpcs(pb2_grpc.JobWorkerServicer):
+    """The RPCs of jobworker.v1, each a use case of the service between two conversions."""
+
+    def __init__(self, service: Service, identity: Identity, defaults: Limits) -> None:
+        self._service = service
+        self._identity = identity
+        self._defaults = defaults
+
+    async def Start(self, request: pb2.StartRequest, context: Context) -> pb2.StartResponse:
+        spec = convert.spec_from(request.spec, self._defaults)
+        view, existed = await self._service.start(_principal.get(), spec, request.idempotency_key or None)
+        return pb2.StartResponse(job=convert.job_message(view), existed=existed)
+
+    async def Stop(self, request: pb2.StopRequest, context: Context) -> pb2.StopResponse:
+        async with self._identity.hold(context):
+            view = await self._service.stop(
+                _principal.get(), request.id, grace=_grace(request), signal=request.signal or 15
+            )
+        return pb2.StopResponse(job=convert.job_message(view))
+
+    async def Status(self, request: pb2.StatusRequest, context: Context) -> pb2.StatusResponse:
+        view = await self._service.status(_principal.get(), request.id)
+        return pb2.StatusResponse(job=convert.job_message(view))
+
+    async def Stream(self, request: pb2.StreamRequest, context: Context) -> None:
+        async with self._identity.hold(context):
+            wanted = convert.output_request_from(request)
+            async for event in self._service.output(_principal.get(), request.id, wanted):
+                if isinstance(event, OutputEnd):
+                    await context.write(convert.end_message(event))
+                else:
+                    await context.write(convert.chunk_message(event))
+
+    async def List(self, request: pb2.ListRequest, context: Context) -> pb2.ListResponse:
+        views, after = await self._service.list(
+            _principal.get(),
+            convert.filter_from(request),
+            convert.cursor_from(request.page_token),
+            convert.page_size_from(request),
+        )
+        return pb2.ListResponse(
+            jobs=[convert.job_message(view) for view in views], next_page_token=convert.token_of(after)
+        )
+
+    async def Wait(self, request: pb2.WaitRequest, context: Context) -> pb2.WaitResponse:
+        timeout = convert.seconds_of(request.timeout) if request.HasField("timeout") else None
+        async with self._identity.hold(context):
+            view = await self._service.wait(_principal.get(), request.id, timeout)
+        return pb2.WaitResponse(job=convert.job_message(view))
+
+    async def Remove(self, request: pb2.RemoveRequest, context: Context) -> pb2.RemoveResponse:
+        await self._service.remove(_principal.get(), request.id, force=request.force)
+        return pb2.RemoveResponse()
+
+    async def Signal(self, request: pb2.SignalRequest, context: Context) -> pb2.SignalResponse:
+        await self._service.signal(_principal.get(), request.id, request.signal)
+        return pb2.SignalResponse()
+
+
+def _grace(request: pb2.StopRequest) -> float:
+    seconds = convert.seconds_of(request.grace)
+    if seconds < 0:
+        raise invalid("grace", seconds, "0 or more seconds")
+    return seconds
+
+
+class _Door(grpc.aio.ServerInterceptor):
+    """Every call of every service passes here: identified before its handler, errors mapped behind it."""
+
+    def __init__(self, identity: Identity) -> None:
+        self._identity = identity
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        codecs = {
+            "request_deserializer": handler.request_deserializer,
+            "response_serializer": handler.response_serializer,
+        }
+        if handler.unary_unary is not None:
+            return grpc.unary_unary_rpc_method_handler(self._guard(handler.unary_unary), **codecs)
+        if handler.unary_stream is not None:
+            return grpc.unary_stream_rpc_method_handler(self._guard(handler.unary_stream), **codecs)
+        return grpc.stream_stream_rpc_method_handler(self._guard_iterator(handler.stream_stream), **codecs)
+
+    def _guard(self, behaviour: Callable[..., Any]) -> Callable[[Any, Context], Awaitable[Any]]:
+        async def guarded(request: Any, context: Context) -> Any:
+            try:
+                _principal.set(self._identity.identify(context))
+                return await behaviour(request, context)
+            except JobError as error:
+                failure = error
+            except grpc.aio.AbortError:
+                raise
+            except Exception:  # noqa: BLE001 - the RPC boundary: nothing unexpected is echoed to a caller
+                failure = _unexpected()
+            return await _abort(context, failure)
+
+        return guarded
+
+    def _guard_iterator(self, behaviour: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+        async def guarded(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+            try:
+                self._identity.identify(context)
+            except JobError as error:
+                await _abort(context, error)
+            async for response in behaviour(requests, context):
+                yield response
+
+        return guarded
+
+
+async def _abort(context: Context, error: JobError) -> None:
+    metadata = (("jobworker-error", error.code.value),)
+    await context.abort(ERROR_MAP[error.code].grpc, error.message, metadata)
+
+
+def _unexpected() -> JobError:
+    """An INTERNAL error with an id under which the log has what happened."""
+    fault = uuid.uuid4().hex[:12]
+    _log.exception("internal error %s", fault)
+    return JobError(ErrorCode.INTERNAL, f"internal error; the server's log has it as {fault}")

@@ -1,0 +1,153 @@
+"""The options that describe a job, and the spec they make."""
+
+import inspect
+import os
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from jobworker.cli.options import ContextOption
+from jobworker.core.errors import ErrorCode, JobError, invalid
+from jobworker.core.spec import JobSpec, Limits, Network, OnOutputLimit
+from jobworker.core.units import parse_cpu, parse_duration, parse_rate, parse_size
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What the user wants started, where, and which of its limits were asked for."""
+
+    spec: JobSpec
+    asked_limits: Collection[str]
+    idempotency_key: str | None
+    context: str | None
+
+
+def read_order(  # noqa: PLR0913 - one parameter an option
+    *,
+    command: Annotated[list[str], typer.Argument(metavar="PROGRAM [ARGS]...", help="The program and its arguments.")],
+    cpu: Annotated[str | None, typer.Option("--cpu", "--cpus", metavar="CORES", help="As in 0.5 or 500m.")] = None,
+    memory: Annotated[
+        str | None, typer.Option("--memory", "-m", metavar="SIZE", help="Swap included, as in 64M.")
+    ] = None,
+    pids: Annotated[
+        int | None, typer.Option("--pids", "--pids-limit", metavar="N", help="Processes and threads.")
+    ] = None,
+    io: Annotated[str | None, typer.Option("--io", metavar="RATE", help="Bytes a second each way, as in 10M.")] = None,
+    io_read: Annotated[str | None, typer.Option("--io-read", metavar="RATE", help="Bytes read a second.")] = None,
+    io_write: Annotated[str | None, typer.Option("--io-write", metavar="RATE", help="Bytes written a second.")] = None,
+    io_read_iops: Annotated[int | None, typer.Option("--io-read-iops", metavar="N", help="Reads a second.")] = None,
+    io_write_iops: Annotated[int | None, typer.Option("--io-write-iops", metavar="N", help="Writes a second.")] = None,
+    io_device: Annotated[
+        str | None,
+        typer.Option("--io-device", metavar="PATH", help="The device for io limits, or a path on it. Default: of /."),
+    ] = None,
+    timeout: Annotated[
+        str | None, typer.Option("--timeout", metavar="TIME", help="How long it may run, as in 90s or 1h30m.")
+    ] = None,
+    output_limit: Annotated[
+        str | None, typer.Option("--output-limit", metavar="SIZE", help="How much output is kept.")
+    ] = None,
+    on_output_limit: Annotated[
+        OnOutputLimit | None, typer.Option("--on-output-limit", help="Beyond it, drop output or kill the job.")
+    ] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option("--env", "-e", metavar="K=V", help="A variable for the program; K alone takes yours."),
+    ] = None,
+    env_file: Annotated[
+        list[Path] | None, typer.Option("--env-file", metavar="FILE", help="Variables, one K=V a line.")
+    ] = None,
+    workdir: Annotated[
+        str | None, typer.Option("--workdir", "-w", metavar="DIR", help="Where the program starts.")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="A name for people.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option("--label", "-l", metavar="K=V", help="A label to find the job by.")
+    ] = None,
+    network: Annotated[Network, typer.Option("--network", help="What the job sees.")] = Network.NONE,
+    idempotency_key: Annotated[
+        str | None,
+        typer.Option("--idempotency-key", metavar="KEY", help="The same key starts no second job."),
+    ] = None,
+    context: ContextOption = None,
+) -> Order:
+    """What these options ask for; INVALID_ARGUMENT names the option that is wrong. A limit of 0 lifts it."""
+    io_read, io_write = io_read or io, io_write or io
+    asked: dict[str, Any] = {
+        "cpu": None if cpu is None else parse_cpu(cpu, "--cpu"),
+        "memory": None if memory is None else parse_size(memory, "--memory"),
+        "pids": pids,
+        "io_read_bps": None if io_read is None else parse_rate(io_read, "--io-read"),
+        "io_write_bps": None if io_write is None else parse_rate(io_write, "--io-write"),
+        "io_read_iops": io_read_iops,
+        "io_write_iops": io_write_iops,
+        "io_device": io_device,
+        "timeout": None if timeout is None else parse_duration(timeout, "--timeout"),
+        "output_bytes": None if output_limit is None else parse_size(output_limit, "--output-limit"),
+        "on_output_limit": on_output_limit,
+    }
+    asked = {limit: value for limit, value in asked.items() if value is not None}
+    values: dict[str, Any] = {
+        limit: value if value != 0 or limit == "output_bytes" else None for limit, value in asked.items()
+    }
+    spec = JobSpec(
+        program=command[0],
+        args=tuple(command[1:]),
+        env=_environment(env_file or [], env or []),
+        workdir=workdir,
+        name=name,
+        labels=dict(_pair("--label", text) for text in label or []),
+        network=network,
+        limits=Limits(**values),
+    )
+    return Order(spec, asked.keys(), idempotency_key, context)
+
+
+def takes_job_options(act: Callable[..., int | None]) -> Callable[..., int | None]:
+    """`act` as a verb with the options of `read_order` before its own."""
+    describing = inspect.signature(read_order).parameters
+    own = list(inspect.signature(act).parameters.values())[1:]
+
+    def verb(**given: Any) -> int | None:
+        described = {name: given.pop(name) for name in describing}
+        return act(read_order(**described), **given)
+
+    verb.__doc__ = act.__doc__
+    parameters = [item.replace(kind=inspect.Parameter.KEYWORD_ONLY) for item in (*describing.values(), *own)]
+    # Typer reads both.
+    verb.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    verb.__annotations__ = {item.name: item.annotation for item in parameters}
+    return verb
+
+
+def _environment(files: list[Path], variables: list[str]) -> dict[str, str]:
+    """The variables of `files`, with those given one by one on top."""
+    lines = [line for file in files for line in _lines(file)]
+    return dict(_variable(text) for text in (*lines, *variables))
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        text = os.fsdecode(file.read_bytes())
+    except OSError as error:
+        raise JobError(ErrorCode.INVALID_ARGUMENT, f"--env-file: cannot read {file}: {error.strerror}") from error
+    return [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if separator:
+        return name, value
+    if name not in os.environ:
+        raise invalid("--env", name, "K=V, or the name of a variable that is set here")
+    return name, os.environ[name]
+
+
+def _pair(option: str, text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise invalid(option, text, "K=V")
+    return key, value

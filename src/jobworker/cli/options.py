@@ -1,0 +1,35 @@
+"""Options that several verbs share."""
+
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+
+class Format(Enum):
+    """How a verb prints what it found."""
+
+    TABLE = "table"
+    JSON = "json"
+    JSONL = "jsonl"
+
+
+def _inherited(ctx: typer.Context, value: str | None) -> str | None:
+    """The option's value, or the one given before the verb."""
+    return value or ctx.find_root().params.get("context")
+
+
+ContextOption = Annotated[
+    str | None,
+    typer.Option(
+        "--context",
+        "-u",
+        "--user",
+        metavar="NAME|DIR",
+        callback=_inherited,
+        help="Server and identity, by a context's name or directory. Default: JOBCTL_CONTEXT, then the current one.",
+    ),
+]
+FormatOption = Annotated[Format, typer.Option("--output", "-o", help="How to print what was found.")]
+JobArgument = Annotated[str, typer.Argument(metavar="ID", help="The job's id, or its unique beginning.")]
+JobsArgument = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of jobs, or their unique beginnings.")]

@@ -1,0 +1,70 @@
+"""Writes a job's output to where the user looks: byte for byte, or escaped for a terminal."""
+
+import os
+from datetime import UTC, datetime
+from typing import Final
+
+from jobworker.cli.escape import TerminalEscaper
+from jobworker.cli.interruption import write_all
+from jobworker.client.model import Chunk, End, OutputStream
+
+STDOUT: Final = 1
+STDERR: Final = 2
+
+
+class Output:
+    """Both streams of one job; `offset` is the end of what has been written so far.
+
+    A stream that goes to a terminal is escaped unless `raw`; otherwise its bytes stay as they are.
+    """
+
+    def __init__(
+        self,
+        *,
+        stderr: int = STDERR,
+        raw: bool = False,
+        timestamps: bool = False,
+        offset: int = 0,
+    ) -> None:
+        self.offset = offset
+        self._files = {OutputStream.STDOUT: STDOUT, OutputStream.STDERR: stderr}
+        self._escapers = {
+            stream: TerminalEscaper() for stream, file in self._files.items() if not raw and os.isatty(file)
+        }
+        self._stamps = {stream: _LineStamps() for stream in self._files} if timestamps else {}
+
+    def write(self, chunk: Chunk, /) -> None:
+        """Writes all of `chunk`; BrokenPipeError when its reader has gone."""
+        data = chunk.data
+        if escaper := self._escapers.get(chunk.stream):
+            data = escaper.escape(data)
+        if stamps := self._stamps.get(chunk.stream):
+            data = stamps.stamp(data, chunk.time)
+        write_all(self._files[chunk.stream], data)
+        self.offset = chunk.end
+
+    def finish(self, _end: End, /) -> None:
+        """Writes what was held back to see whether it goes on."""
+        for stream, escaper in self._escapers.items():
+            write_all(self._files[stream], escaper.escape(b"", final=True))
+
+
+class _LineStamps:
+    """Puts a time before each line of one stream."""
+
+    def __init__(self) -> None:
+        self._at_line_start = True
+
+    def stamp(self, data: bytes, time: float) -> bytes:
+        if not data:
+            return data
+        stamp = rfc3339(time).encode() + b" "
+        starts_here = stamp if self._at_line_start else b""
+        self._at_line_start = data.endswith(b"\n")
+        body = data[:-1] if self._at_line_start else data
+        return starts_here + body.replace(b"\n", b"\n" + stamp) + (b"\n" if self._at_line_start else b"")
+
+
+def rfc3339(time: float) -> str:
+    """`time`, in seconds since the epoch, as RFC 3339 in UTC with microseconds."""
+    return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,33 @@
+"""jobctl rm: deletes ended jobs with their output."""
+
+from typing import Annotated
+
+import typer
+
+from jobworker.cli.options import ContextOption, JobsArgument
+from jobworker.cli.session import for_each, talk
+from jobworker.client.grpc import JobClient
+
+
+def remove(
+    *,
+    ids: JobsArgument,
+    force: Annotated[bool, typer.Option("--force", "-f", help="End a job that still runs first.")] = False,
+    context: ContextOption = None,
+) -> None:
+    """Delete ended jobs, their output and their records, and print their ids.
+
+    Examples:
+      jobctl rm 3f2a91c0
+      jobctl rm --force 3f2a91c0
+      jobctl rm $(jobctl list -a -q --state completed)
+    """
+
+    async def remove_one(client: JobClient, job_id: str) -> None:
+        await client.remove(job_id, force=force)
+        print(job_id, flush=True)  # noqa: T201 - the data
+
+    async def remove_all(client: JobClient) -> None:
+        await for_each(client, ids, lambda job_id: remove_one(client, job_id))
+
+    talk(context, remove_all)

@@ -1,0 +1,143 @@
+"""Draws jobs as tables for people and as JSON for programs."""
+
+import json
+import shlex
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+from jobworker.cli.escape import escape_text
+from jobworker.cli.output import rfc3339
+from jobworker.client.model import Job
+from jobworker.core.lifecycle import State
+from jobworker.core.outcome import Exited, Outcome, Signaled, describe, outcome_kind
+from jobworker.core.units import format_duration, format_size
+
+_SHORT_ID: Final = 12
+_COLORS: Final = {
+    State.PENDING.value: "yellow",
+    State.RUNNING.value: "cyan",
+    State.COMPLETED.value: "green",
+    State.FAILED.value: "red",
+    State.STOPPED.value: "magenta",
+}
+_SIGNAL_NAMES: Final = {number.value: number.name for number in signal.Signals}
+_Fact = TypeVar("_Fact")
+
+
+def print_json(document: Any, *, is_compact: bool = False) -> None:
+    """Prints one JSON document, on one line when `is_compact`; ASCII only, so it is safe to show."""
+    text = json.dumps(document) if is_compact else json.dumps(document, indent=2)
+    sys.stdout.write(text + "\n")
+
+
+def print_jobs(jobs: Sequence[Job], now: float) -> None:
+    """Prints a line a job; on a terminal with short ids."""
+    length = _SHORT_ID if sys.stdout.isatty() else None
+    rows = [
+        [
+            job.id[:length],
+            job.spec.name or "-",
+            job.owner,
+            job.state.value,
+            _exit_word(job.outcome),
+            f"{format_duration(max(0.0, now - job.created_at))} ago",
+            _running_time(job, now),
+            command_line(job),
+        ]
+        for job in jobs
+    ]
+    print_table(["ID", "NAME", "OWNER", "STATE", "EXIT", "CREATED", "DURATION", "COMMAND"], rows)
+
+
+def print_job(job: Job, now: float) -> None:
+    """Prints everything about one job, a line a fact."""
+    usage, output = job.usage, job.output
+    facts = {
+        "ID": job.id,
+        "NAME": job.spec.name or "",
+        "OWNER": job.owner,
+        "STATE": job.state.value,
+        "OUTCOME": describe(job.outcome) if job.outcome else "",
+        "EXIT CODE": _given(job.exit_code, str),
+        "COMMAND": command_line(job),
+        "LABELS": _pairs(job.spec.labels),
+        "CREATED": rfc3339(job.created_at),
+        "STARTED": _given(job.started_at, rfc3339),
+        "ENDED": _given(job.ended_at, rfc3339),
+        "DURATION": _running_time(job, now),
+        "CPU TIME": _given(usage.cpu_seconds, format_duration),
+        "THROTTLED": _given(usage.throttled_seconds, format_duration),
+        "MEMORY PEAK": _given(usage.memory_peak, format_size),
+        "OOM KILLS": _given(usage.oom_kills, str),
+        "IO READ": _given(usage.io_read_bytes, format_size),
+        "IO WRITTEN": _given(usage.io_write_bytes, format_size),
+        "STDOUT": format_size(output.stdout_bytes),
+        "STDERR": format_size(output.stderr_bytes),
+        "DROPPED": f"{output.dropped_bytes} bytes ({output.dropped_reason})" if output.dropped_bytes else "",
+        "LIMITS": _pairs(job.effective_limits),
+        "ISOLATION": _pairs(job.sandbox),
+    }
+    shown = {name: fact for name, fact in facts.items() if fact}
+    width = max(map(len, shown))
+    sys.stdout.writelines(f"{name:{width}}   {escape_text(fact)}\n" for name, fact in shown.items())
+
+
+def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints columns without borders, in full; on a terminal in colour, and cut to its width."""
+    safe = [[escape_text(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        _draw(headers, safe)
+        return
+    widths = [max(map(len, column)) for column in zip(headers, *safe, strict=True)]
+    for row in (headers, *safe):
+        line = "   ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True))
+        sys.stdout.write(line.rstrip() + "\n")
+
+
+def _draw(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console  # noqa: PLC0415 - only a terminal needs it, and it takes long to load
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    for header in headers:
+        table.add_column(header, no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(cell, style=_COLORS.get(cell, "")) for cell in row))
+    Console(width=shutil.get_terminal_size().columns).print(table)
+
+
+def command_line(job: Job) -> str:
+    """The job's program and arguments as one would type them."""
+    return shlex.join([job.spec.program, *job.spec.args])
+
+
+def _exit_word(outcome: Outcome | None) -> str:
+    """Why a job ended, in one word: its exit code, a signal's name, or what else it was."""
+    match outcome:
+        case None:
+            return "-"
+        case Exited(code):
+            return str(code)
+        case Signaled(number):
+            return _SIGNAL_NAMES.get(number, f"SIG{number}")
+        case _:
+            return outcome_kind(outcome)
+
+
+def _running_time(job: Job, now: float) -> str:
+    if job.started_at is None:
+        return "-"
+    return format_duration(max(0.0, (job.ended_at or now) - job.started_at))
+
+
+def _given(value: _Fact | None, show: Callable[[_Fact], str]) -> str:
+    """`value` for people; nothing when it is not known."""
+    return "" if value is None else show(value)
+
+
+def _pairs(values: Mapping[str, str]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in sorted(values.items()))

@@ -1,0 +1,59 @@
+"""One verb's conversation with the server, about one job or several."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from jobworker.cli import interruption
+from jobworker.client.context import find_context
+from jobworker.client.grpc import JobClient
+from jobworker.core.errors import ErrorCode, JobError
+from jobworker.core.job_id import is_job_id
+
+_T = TypeVar("_T")
+_MOST_MATCHES = 1000
+
+
+def talk(context: str | None, work: Callable[[JobClient], Awaitable[_T]]) -> _T:
+    """What `work` returns when it is given a connection to the server of the chosen context."""
+
+    async def connected() -> _T:
+        async with JobClient.connect(find_context(context)) as client:
+            return await work(client)
+
+    return interruption.run(connected())
+
+
+async def find_job(client: JobClient, text: str) -> str:
+    """The full id that `text` is or begins; JOB_NOT_FOUND when it begins none, INVALID_ARGUMENT when several."""
+    if is_job_id(text):
+        return text
+    if not text or text.strip("0123456789abcdefABCDEF-"):
+        raise JobError(
+            ErrorCode.JOB_NOT_FOUND, f"no job {text!r}: an id has hexadecimal digits only; see: jobctl list -a"
+        )
+    async for found in client.list(id_prefix=text.lower(), page_size=_MOST_MATCHES):
+        match found:
+            case []:
+                break
+            case [job]:
+                return job.id
+            case _:
+                count = f"{_MOST_MATCHES} or more" if len(found) >= _MOST_MATCHES else str(len(found))
+                raise JobError(
+                    ErrorCode.INVALID_ARGUMENT, f"id {text!r} is ambiguous: {count} jobs begin so; write more of it"
+                )
+    raise JobError(ErrorCode.JOB_NOT_FOUND, f"no job begins with {text!r}; see: jobctl list -a")
+
+
+async def for_each(client: JobClient, ids: list[str], act: Callable[[str], Awaitable[_T]]) -> list[_T]:
+    """What `act` returns for every job, all at once; after all have been tried, a group of what failed."""
+
+    async def one(text: str) -> _T:
+        return await act(await find_job(client, text))
+
+    results = await asyncio.gather(*(one(text) for text in ids), return_exceptions=True)
+    failures = [result for result in results if isinstance(result, Exception)]
+    if failures:
+        raise ExceptionGroup("some jobs", failures)
+    return [result for result in results if not isinstance(result, BaseException)]

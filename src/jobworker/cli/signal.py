@@ -1,0 +1,64 @@
+"""jobctl signal: sends a signal to the main process of jobs."""
+
+import signal as signals
+from typing import Annotated
+
+import typer
+
+from jobworker.cli.options import ContextOption, JobsArgument
+from jobworker.cli.session import for_each, talk
+from jobworker.client.grpc import JobClient
+from jobworker.core.errors import invalid
+
+_HIGHEST = 64  # SIGRTMAX of Linux
+
+
+def signal(
+    ids: JobsArgument,
+    signal: Annotated[str, typer.Option("--signal", "-s", metavar="SIGNAL", help="Its name or number.")],
+    context: ContextOption = None,
+) -> None:
+    """Send a signal to the main process of jobs. To end everything in a job, use stop.
+
+    Examples:
+      jobctl signal -s HUP 3f2a91c0
+      jobctl signal -s SIGUSR1 3f2a91c0 77b0c2d4
+      jobctl signal -s 15 3f2a91c0
+    """
+    _send(ids, parse_signal(signal), context)
+
+
+def kill(
+    ids: JobsArgument,
+    signal: Annotated[str, typer.Option("--signal", "-s", metavar="SIGNAL", help="Its name or number.")] = "KILL",
+    context: ContextOption = None,
+) -> None:
+    """Send SIGKILL, or another signal, to the main process of jobs.
+
+    Examples:
+      jobctl kill 3f2a91c0
+      jobctl kill -s INT 3f2a91c0
+      jobctl kill -s 15 3f2a91c0 77b0c2d4
+    """
+    _send(ids, parse_signal(signal), context)
+
+
+def parse_signal(text: str) -> int:
+    """The number of the signal that `text` names: TERM, SIGTERM or 15."""
+    if text.isdecimal() and 1 <= int(text) <= _HIGHEST:
+        return int(text)
+    try:
+        return signals.Signals["SIG" + text.upper().removeprefix("SIG")]
+    except KeyError:
+        raise invalid("--signal", text, f"a name such as TERM or SIGHUP, or a number from 1 to {_HIGHEST}") from None
+
+
+def _send(ids: list[str], number: int, context: str | None) -> None:
+    async def send_one(client: JobClient, job_id: str) -> None:
+        await client.signal(job_id, number)
+        print(job_id, flush=True)  # noqa: T201 - the data
+
+    async def send_all(client: JobClient) -> None:
+        await for_each(client, ids, lambda job_id: send_one(client, job_id))
+
+    talk(context, send_all)

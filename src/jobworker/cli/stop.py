@@ -1,0 +1,54 @@
+"""jobctl stop: ends jobs and everything in them."""
+
+from typing import Annotated
+
+import typer
+
+from jobworker.cli.notice import say
+from jobworker.cli.options import ContextOption, JobsArgument
+from jobworker.cli.session import for_each, talk
+from jobworker.cli.signal import parse_signal
+from jobworker.client.grpc import JobClient
+from jobworker.core.errors import ErrorCode, JobError
+from jobworker.core.units import parse_duration
+
+
+def stop(
+    ids: JobsArgument,
+    grace: Annotated[
+        str,
+        typer.Option("--grace", "-t", "--time", metavar="TIME", help="Time to leave after a signal, as in 10s."),
+    ] = "0",
+    signal: Annotated[
+        str | None, typer.Option("--signal", "-s", metavar="SIGNAL", help="The signal before the grace. Default: TERM.")
+    ] = None,
+    context: ContextOption = None,
+) -> None:
+    """End jobs and everything in them, at once or after a grace; also: cancel.
+
+    Prints each job's id when nothing of it lives any more. A job that had ended before is
+    no error.
+
+    Examples:
+      jobctl stop 3f2a91c0
+      jobctl stop --grace 10s 3f2a91c0 77b0c2d4
+      jobctl stop --grace 1m -s INT $(jobctl list -q --state running)
+    """
+    seconds = parse_duration(grace, "--grace")
+    number = parse_signal(signal or "TERM")
+    if signal and not seconds:
+        raise JobError(ErrorCode.INVALID_ARGUMENT, "--signal needs --grace: without it jobs are killed at once")
+
+    async def stop_one(client: JobClient, job_id: str) -> None:
+        try:
+            await client.stop(job_id, grace=seconds, signal=number)
+        except JobError as error:
+            if error.code is not ErrorCode.JOB_NOT_RUNNING:
+                raise
+            say(f"job {job_id} had already ended")
+        print(job_id, flush=True)  # noqa: T201 - the data
+
+    async def stop_all(client: JobClient) -> None:
+        await for_each(client, ids, lambda job_id: stop_one(client, job_id))
+
+    talk(context, stop_all)

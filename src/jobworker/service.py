@@ -1,0 +1,446 @@
+"""The use cases: authorise, act, record, audit; the same for every transport.
+
+Each method takes the principal that a transport has proven, and is the only way to a job. What it
+knows about where jobs run is the worker it is given.
+"""
+
+import asyncio
+import logging
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final, Self
+
+from jobworker.access.ceiling import Ceiling
+from jobworker.access.policy import Action, is_allowed
+from jobworker.access.principal import Principal, Role
+from jobworker.core.errors import ErrorCode, JobError, invalid
+from jobworker.core.job_id import check_job_id, new_job_id
+from jobworker.core.lifecycle import Ended, Finished, Phase, State, advance
+from jobworker.core.outcome import Ending, Lost, Outcome, OutputTotals, Usage
+from jobworker.core.spec import JobSpec, Network
+from jobworker.recovery import DeclareLost, Facts, judge
+from jobworker.runtime.launcher_client import LauncherClient
+from jobworker.runtime.output_log import BOTH, Chunk, Stream
+from jobworker.store import audit, jobs
+from jobworker.store.audit import AuditEvent
+from jobworker.store.database import Database
+from jobworker.store.jobs import Desired, JobFilter, JobRecord, KeyTaken, Page
+from jobworker.worker import JobStatus, Worker
+
+_log: Final = logging.getLogger(__name__)
+_MAX_KEY: Final = 255
+_RETRY_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quotas:
+    """How much the server takes on, in all and for each user."""
+
+    max_jobs: int = 4000
+    max_jobs_per_user: int = 1000
+    max_streams_per_user: int = 256
+    ceilings: Mapping[Role, Ceiling] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobView:
+    """A job as its owner may see it: the record, and what it has used and written so far."""
+
+    record: JobRecord
+    usage: Usage
+    output: OutputTotals
+
+    @classmethod
+    def of(cls, record: JobRecord) -> Self:
+        """The view of a job of which nothing but its record is known at the moment."""
+        ending = record.phase.ending if isinstance(record.phase, Ended) else None
+        return cls(
+            record=record,
+            usage=ending.usage if ending else Usage(),
+            output=ending.output if ending else OutputTotals(),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputRequest:
+    """Which part of a job's output a reader wants; see `Worker.output`."""
+
+    offset: int = 0
+    streams: frozenset[Stream] = BOTH
+    follow: bool = False
+    since: float | None = None
+    tail_lines: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputEnd:
+    """The last thing a reader gets; `offset` is where it may resume."""
+
+    state: State
+    outcome: Outcome | None
+    output: OutputTotals
+    offset: int
+
+
+class Service:
+    """Everything that can be asked of a server, for one database and one worker."""
+
+    def __init__(self, database: Database, node: str, quotas: Quotas, clock: Callable[[], float] = time.time) -> None:
+        """Use `Service.open`."""
+        self._database = database
+        self._node = node
+        self._quotas = quotas
+        self._clock = clock
+        # The unfinished jobs, ahead of the database by what is being written just now.
+        self._live: dict[str, JobRecord] = {}
+        self._starts: dict[str, asyncio.Task[None]] = {}
+        self._streams: Counter[str] = Counter()
+        self._late_records: set[asyncio.Task[None]] = set()
+        self._is_closing = False
+
+    _worker: Worker
+
+    @classmethod
+    async def open(
+        cls, state: Path, database: Database, launcher: LauncherClient, *, node: str, quotas: Quotas
+    ) -> Self:
+        """The service with every job that an earlier one left, adopted or put on record."""
+        service = cls(database, node, quotas)
+        for record in database.read(jobs.unfinished):
+            service._live[record.id] = record
+        service._worker = await Worker.open(state, launcher=launcher, on_end=service._on_end)
+        for record in list(service._live.values()):
+            await service._recover(record)
+        return service
+
+    def refuse_new_jobs(self) -> None:
+        """From now on no job is started; the others can still be stopped and looked at."""
+        self._is_closing = True
+
+    async def close(self) -> None:
+        """Lets go of the worker; its jobs run on."""
+        await asyncio.gather(*self._starts.values(), return_exceptions=True)
+        for task in self._late_records:
+            task.cancel()
+        await self._worker.close()
+
+    # Starting.
+
+    async def start(self, principal: Principal, spec: JobSpec, idempotency_key: str | None) -> tuple[JobView, bool]:
+        """Starts a job of the principal's; returns it when its program runs.
+
+        With a key that the principal has used before it is the job of that time, and True.
+        """
+        if idempotency_key is not None and not 0 < len(idempotency_key) <= _MAX_KEY:
+            raise invalid("idempotency_key", idempotency_key, f"1 to {_MAX_KEY} characters")
+        await self._authorise(principal, Action.JOB_START, "", principal.name)
+        if spec.network is Network.HOST:
+            await self._authorise(principal, Action.NETWORK_HOST, "", principal.name)
+        self._quotas.ceilings.get(principal.role, Ceiling()).check(spec.limits)
+        if idempotency_key is not None:
+            known = self._database.read(lambda rows: jobs.by_idempotency_key(rows, principal.name, idempotency_key))
+            if known is not None:
+                return await self._started_before(known.id), True
+        self._check_quota(principal)
+        record = JobRecord(
+            id=new_job_id(),
+            owner=principal.name,
+            spec=spec,
+            created_at=self._clock(),
+            idempotency_key=idempotency_key,
+            node=self._node,
+        )
+        self._live[record.id] = record
+        # A caller that goes away does not take the start with it half done.
+        task = asyncio.create_task(self._start(principal, record))
+        self._starts[record.id] = task
+        task.add_done_callback(lambda _: self._starts.pop(record.id, None))
+        try:
+            await asyncio.shield(task)
+        except KeyTaken as taken:
+            return await self._started_before(taken.existing_id), True
+        return await self._view(self._get(record.id)), False
+
+    async def _start(self, principal: Principal, record: JobRecord) -> None:
+        event = self._event(principal, Action.JOB_START, record.id, "allowed", record.spec.program)
+
+        def intend(connection: sqlite3.Connection) -> None:
+            jobs.insert(connection, record)
+            audit.append(connection, event)
+
+        try:
+            await self._database.write(intend)
+        except BaseException:
+            del self._live[record.id]
+            raise
+        try:
+            status = await self._worker.start(record.spec, job_id=record.id)
+        except JobError:
+            del self._live[record.id]
+            await self._database.write(lambda connection: jobs.delete(connection, record.id))
+            raise
+        if record.id in self._live and not isinstance(status.phase, Ended):
+            self._update(status)
+
+    async def _started_before(self, job_id: str) -> JobView:
+        """The job that an earlier call with the same key has started, or is starting."""
+        task = self._starts.get(job_id)
+        if task is not None:
+            await asyncio.shield(task)
+        return await self._view(self._get(job_id))
+
+    def _check_quota(self, principal: Principal) -> None:
+        if self._is_closing:
+            raise JobError(ErrorCode.UNAVAILABLE, "the server is shutting down; try again later")
+        if len(self._live) >= self._quotas.max_jobs:
+            raise JobError(ErrorCode.EXHAUSTED, "the server runs as many jobs as it may; try again when some have ended")
+        own = sum(record.owner == principal.name for record in self._live.values())
+        if own >= self._quotas.max_jobs_per_user:
+            raise JobError(
+                ErrorCode.EXHAUSTED, f"you have {own} unfinished jobs, as many as you may; wait for some to end"
+            )
+
+    # Acting.
+
+    async def stop(self, principal: Principal, job_id: str, *, grace: float, signal: int) -> JobView:
+        """Ends a job and everything in it; returns when nothing of it lives. JOB_NOT_RUNNING after its end."""
+        record = await self._authorised(principal, Action.JOB_STOP, job_id)
+        if isinstance(record.phase, Ended):
+            raise JobError(ErrorCode.JOB_NOT_RUNNING, "job not running: it has already ended")
+        event = self._event(principal, Action.JOB_STOP, job_id, "allowed", f"grace {grace:g}s")
+        wanted = replace(record, desired=Desired.STOP)
+
+        def intend(connection: sqlite3.Connection) -> None:
+            jobs.compare_and_set(connection, record.state, wanted)
+            audit.append(connection, event)
+
+        try:
+            await self._database.write(intend)
+        except JobError as error:
+            # The power to stop a job must survive a full disk; the trail of it goes to the log.
+            _log.error("audit of a stop could not be written (%s): %s", error.message, event)
+        await self._worker.stop(job_id, by=principal.name, grace=grace, signal_number=signal)
+        return await self._view(self._get(job_id))
+
+    async def signal(self, principal: Principal, job_id: str, number: int) -> None:
+        """Sends a signal to the job's main process; JOB_NOT_RUNNING after its end."""
+        record = await self._authorised(principal, Action.JOB_SIGNAL, job_id)
+        if isinstance(record.phase, Ended):
+            raise JobError(ErrorCode.JOB_NOT_RUNNING, "job not running: it has already ended")
+        await self._audit(principal, Action.JOB_SIGNAL, job_id, "allowed", f"signal {number}")
+        await self._worker.signal(job_id, number)
+
+    async def remove(self, principal: Principal, job_id: str, *, force: bool) -> None:
+        """Deletes an ended job with its output and its record; JOB_RUNNING unless `force` ends it first."""
+        record = await self._authorised(principal, Action.JOB_REMOVE, job_id)
+        if not isinstance(record.phase, Ended):
+            if not force:
+                raise JobError(ErrorCode.JOB_RUNNING, "job running: stop it first, or remove it with force")
+            await self.stop(principal, job_id, grace=0, signal=9)
+        await self._audit(principal, Action.JOB_REMOVE, job_id, "allowed")
+        # The directory first: a crash in between leaves a record, by which it can be removed again.
+        try:
+            await self._worker.remove(job_id)
+        except JobError as error:
+            if error.code is not ErrorCode.JOB_NOT_FOUND:
+                raise
+        await self._database.write(lambda connection: jobs.delete(connection, job_id))
+
+    # Looking.
+
+    async def status(self, principal: Principal, job_id: str) -> JobView:
+        """The job as it is now."""
+        return await self._view(await self._authorised(principal, Action.JOB_STATUS, job_id))
+
+    async def wait(self, principal: Principal, job_id: str, timeout: float | None) -> JobView:  # noqa: ASYNC109
+        """The job after its end, or as it is when `timeout` seconds have passed."""
+        record = await self._authorised(principal, Action.JOB_WAIT, job_id)
+        if not isinstance(record.phase, Ended):
+            await self._worker.wait(job_id, timeout=timeout)
+        return await self._view(self._get(job_id))
+
+    async def list(
+        self, principal: Principal, wanted: JobFilter, after: int | None, limit: int
+    ) -> tuple[list[JobView], int | None]:
+        """A page of the jobs that the principal may see, newest first, and where the next one begins."""
+        if wanted.owner is None and not is_allowed(principal, Action.JOB_LIST, None):
+            wanted = replace(wanted, owner=principal.name)
+        await self._authorise(principal, Action.JOB_LIST, "", wanted.owner)
+        page: Page = await self._database.read_in_thread(
+            lambda connection: jobs.select(connection, wanted, after, limit)
+        )
+        return [JobView.of(record) for record in page.jobs], page.next_after
+
+    async def output(
+        self, principal: Principal, job_id: str, request: OutputRequest
+    ) -> AsyncIterator[Chunk | OutputEnd]:
+        """The job's output as asked for, then one OutputEnd; the final state is visible before that."""
+        await self._authorised(principal, Action.JOB_OUTPUT, job_id)
+        if self._streams[principal.name] >= self._quotas.max_streams_per_user:
+            raise JobError(ErrorCode.EXHAUSTED, "you have as many open streams as you may; close some first")
+        self._streams[principal.name] += 1
+        offset = request.offset
+        try:
+            chunks = self._worker.output(
+                job_id,
+                offset=request.offset,
+                streams=request.streams,
+                follow=request.follow,
+                since=request.since,
+                tail_lines=request.tail_lines,
+            )
+            async for chunk in chunks:
+                offset = chunk.end
+                yield chunk
+        finally:
+            self._streams[principal.name] -= 1
+        view = await self._view(self._get(job_id))
+        phase = view.record.phase
+        ended = isinstance(phase, Ended)
+        yield OutputEnd(
+            state=view.record.state,
+            outcome=phase.ending.outcome if isinstance(phase, Ended) else None,
+            output=view.output,
+            offset=max(offset, view.output.kept_bytes) if ended and request.follow else offset,
+        )
+
+    # Deciding and recording.
+
+    async def _authorised(self, principal: Principal, action: Action, job_id: str) -> JobRecord:
+        """The job, if the principal may do that to it; JOB_NOT_FOUND before PERMISSION_DENIED."""
+        record = self._get(check_job_id(job_id))
+        await self._authorise(principal, action, job_id, record.owner)
+        return record
+
+    async def _authorise(self, principal: Principal, action: Action, target: str, owner: str | None) -> None:
+        if is_allowed(principal, action, owner):
+            return
+        await self._audit(principal, action, target, "denied")
+        raise JobError(ErrorCode.PERMISSION_DENIED, f"unauthorized action: your role does not allow {action.value} here")
+
+    def _event(
+        self, principal: Principal, action: Action, target: str, decision: str, detail: str = ""
+    ) -> AuditEvent:
+        return AuditEvent(
+            time=self._clock(),
+            principal=principal.name,
+            credential=principal.credential,
+            source=principal.source,
+            action=action.value,
+            target=target,
+            decision=decision,
+            detail=detail,
+        )
+
+    async def _audit(
+        self, principal: Principal, action: Action, target: str, decision: str, detail: str = ""
+    ) -> None:
+        event = self._event(principal, action, target, decision, detail)
+        await self._database.write(lambda connection: audit.append(connection, event))
+
+    def _get(self, job_id: str) -> JobRecord:
+        """The job's record, as of now; JOB_NOT_FOUND."""
+        record = self._live.get(job_id) or self._database.read(lambda connection: jobs.get(connection, job_id))
+        if record is None:
+            raise JobError(ErrorCode.JOB_NOT_FOUND, "job not found")
+        return record
+
+    async def _view(self, record: JobRecord) -> JobView:
+        if isinstance(record.phase, Ended):
+            return JobView.of(record)
+        try:
+            status = await self._worker.status(record.id)
+        except JobError:
+            return JobView.of(record)  # recorded, and not yet with the worker
+        if isinstance(status.phase, Ended):
+            return JobView.of(self._get(record.id))
+        return JobView(record=record, usage=status.usage, output=status.output)
+
+    def _update(self, status: JobStatus) -> None:
+        """Notes that a job runs; the database follows, and needs no waiting for: the monitor knows it too."""
+        before = self._live[status.id]
+        after = _with_status(before, status)
+        self._live[status.id] = after
+        self._record_later(before.state, after)
+
+    async def _on_end(self, status: JobStatus) -> None:
+        """Puts a job's end on record before anyone sees it."""
+        before = self._live.get(status.id)
+        if before is None:
+            return  # a start that failed, or a job that no record is about
+        after = _with_status(before, status)
+        try:
+            await self._database.write(lambda connection: _set_ended(connection, after))
+        except JobError:
+            # The job directory has it for good; the database gets it when the disk has room again.
+            self._live[status.id] = after
+            self._record_later(before.state, after)
+            return
+        del self._live[status.id]
+
+    def _record_later(self, expected: State, record: JobRecord) -> None:
+        async def write() -> None:
+            while True:
+                try:
+                    if isinstance(record.phase, Ended):
+                        await self._database.write(lambda connection: _set_ended(connection, record))
+                        self._live.pop(record.id, None)
+                    else:
+                        await self._database.write(lambda connection: jobs.compare_and_set(connection, expected, record))
+                except JobError:
+                    await asyncio.sleep(_RETRY_SECONDS)
+                else:
+                    return
+
+        task = asyncio.create_task(write())
+        self._late_records.add(task)
+        task.add_done_callback(self._late_records.discard)
+
+    # Recovering.
+
+    async def _recover(self, record: JobRecord) -> None:
+        """Brings the record of an unfinished job up to what the worker found."""
+        if record.id not in self._live:
+            return  # its end was told while the worker looked around
+        try:
+            status = await self._worker.status(record.id)
+        except JobError:
+            verdict = judge(Facts(has_directory=False, has_outcome=False, is_supervised=False, is_same_boot=True))
+            lost = verdict.outcome if isinstance(verdict, DeclareLost) else Lost("its record was lost")
+            ended, _ = advance(record.phase, Finished(Ending(outcome=lost, ended_at=self._clock())))
+            await self._on_end(_status_of(record, ended))
+            return
+        if isinstance(status.phase, Ended):
+            await self._on_end(status)
+            return
+        self._update(status)
+        if record.desired is Desired.STOP:
+            # The stop was on record when the server died, and may never have reached the monitor.
+            task = asyncio.create_task(self._finish_stop(record.id))
+            self._late_records.add(task)
+            task.add_done_callback(self._late_records.discard)
+
+    async def _finish_stop(self, job_id: str) -> None:
+        try:
+            await self._worker.stop(job_id, by=self._live[job_id].owner)
+        except JobError as error:
+            _log.info("job %s ended before an earlier stop could be repeated: %s", job_id, error.message)
+
+
+def _set_ended(connection: sqlite3.Connection, record: JobRecord) -> None:
+    for expected in (State.RUNNING, State.PENDING):
+        if jobs.compare_and_set(connection, expected, record):
+            return
+
+
+def _with_status(record: JobRecord, status: JobStatus) -> JobRecord:
+    phase: Phase = status.phase
+    return replace(record, phase=phase, effective_limits=status.effective_limits, sandbox=status.sandbox)
+
+
+def _status_of(record: JobRecord, phase: Phase) -> JobStatus:
+    return JobStatus(id=record.id, spec=record.spec, phase=phase, created_at=record.created_at)

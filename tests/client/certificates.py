@@ -1,0 +1,72 @@
+"""A throw-away certificate authority, with client contexts that trust it."""
+
+import datetime as dt
+import ipaddress
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+
+class Authority:
+    """Issues a server's certificate and the contexts of its users."""
+
+    def __init__(self) -> None:
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.certificate = self._issue("test CA", self.key, issuer="test CA", is_ca=True)
+
+    @property
+    def pem(self) -> bytes:
+        return self.certificate.public_bytes(serialization.Encoding.PEM)
+
+    def server(self) -> tuple[bytes, bytes]:
+        """Key and certificate, both PEM, for 127.0.0.1."""
+        return self._pair("server", x509.IPAddress(ipaddress.ip_address("127.0.0.1")), ExtendedKeyUsageOID.SERVER_AUTH)
+
+    def context(self, directory: Path, user: str, server: str) -> Path:
+        """A context directory as `jobworkerd user add` writes it."""
+        key, certificate = self._pair(
+            user,
+            x509.UniformResourceIdentifier(f"spiffe://test/user/{user}"),
+            ExtendedKeyUsageOID.CLIENT_AUTH,
+        )
+        directory.mkdir(parents=True)
+        (directory / "client.key").touch(0o600)
+        (directory / "client.key").write_bytes(key)
+        (directory / "client.crt").write_bytes(certificate)
+        (directory / "ca.crt").write_bytes(self.pem)
+        (directory / "context.toml").write_text(
+            f'server = "{server}"\nuser = "{user}"\n'
+            'ca = "ca.crt"\ncertificate = "client.crt"\nkey = "client.key"\n',
+        )
+        return directory
+
+    def _pair(self, name: str, alternative: x509.GeneralName, usage: x509.ObjectIdentifier) -> tuple[bytes, bytes]:
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = self._issue(name, key, issuer="test CA", alternative=alternative, usage=usage)
+        private = key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        return private, certificate.public_bytes(serialization.Encoding.PEM)
+
+    def _issue(self, name, key, *, issuer, is_ca=False, alternative=None, usage=None) -> x509.Certificate:
+        now = dt.datetime.now(dt.UTC)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+            .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - dt.timedelta(minutes=5))
+            .not_valid_after(now + dt.timedelta(hours=1))
+            .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
+        )
+        if alternative is not None:
+            builder = builder.add_extension(x509.SubjectAlternativeName([alternative]), critical=False)
+        if usage is not None:
+            builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        return builder.sign(self.key, hashes.SHA256())
