@@ -2,8 +2,13 @@
 
 from dataclasses import dataclass, fields
 
+from typing import Final
+
 from jobworker.core.errors import invalid
 from jobworker.core.spec import Limits
+from jobworker.core.units import format_duration, format_size
+
+_FORMATS: Final = {"memory": format_size, "output_bytes": format_size, "timeout": format_duration}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,4 +27,5 @@ class Ceiling:
             highest = getattr(self, item.name)
             asked = getattr(limits, item.name)
             if highest is not None and (asked is None or asked > highest):
-                raise invalid(item.name, "unlimited" if asked is None else asked, f"at most {highest:g} for your role")
+                shown = _FORMATS.get(item.name, str)(highest)
+                raise invalid(item.name, "unlimited" if asked is None else asked, f"at most {shown} for your role")

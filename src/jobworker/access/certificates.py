@@ -406,3 +406,17 @@ def _open_private(path: Path, role: str) -> int:
         os.close(descriptor)
         raise KeyRefused(f"the {role} {path} is open to other users; run: chmod 600 {shlex.quote(str(path))}")
     return descriptor
+
+
+def key_type(pem: bytes) -> str:
+    """Whether the private key in `pem` is for "ec" or "rsa"; KeyRefused for anything else."""
+    try:
+        key = serialization.load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise KeyRefused("the server key cannot be read; it must be an unencrypted PEM") from None
+    match key:
+        case ec.EllipticCurvePrivateKey():
+            return "ec"
+        case rsa.RSAPrivateKey():
+            return "rsa"
+    raise KeyRefused("the server key must be an ECDSA or an RSA key")

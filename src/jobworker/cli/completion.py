@@ -16,7 +16,7 @@ class Shell(Enum):
 
 
 def completion(shell: Annotated[Shell, typer.Argument(help="The shell to complete in.")]) -> None:
-    """Print a script that completes jobctl's commands and options in a shell.
+    """Print a script that completes commands and options.
 
     Examples:
       source <(jobctl completion bash)

@@ -5,8 +5,8 @@ import json
 from typing import Any
 
 from jobworker.cli.interruption import write_all
-from jobworker.cli.output import STDOUT, rfc3339
-from jobworker.client.model import Chunk, End
+from jobworker.cli.output import STDOUT
+from jobworker.client.model import Chunk, End, rfc3339
 from jobworker.core.outcome import outcome_to_document
 
 

@@ -27,7 +27,8 @@ class Order:
 
 def read_order(  # noqa: PLR0913 - one parameter an option
     *,
-    command: Annotated[list[str], typer.Argument(metavar="PROGRAM [ARGS]...", help="The program and its arguments.")],
+    program: Annotated[str, typer.Argument(metavar="PROGRAM", help="A path, or a name in the server's PATH.")],
+    args: Annotated[list[str] | None, typer.Argument(metavar="ARGS", help="Its arguments.")] = None,
     cpu: Annotated[str | None, typer.Option("--cpu", "--cpus", metavar="CORES", help="As in 0.5 or 500m.")] = None,
     memory: Annotated[
         str | None, typer.Option("--memory", "-m", metavar="SIZE", help="Swap included, as in 64M.")
@@ -90,18 +91,16 @@ def read_order(  # noqa: PLR0913 - one parameter an option
         "on_output_limit": on_output_limit,
     }
     asked = {limit: value for limit, value in asked.items() if value is not None}
-    values: dict[str, Any] = {
-        limit: value if value != 0 or limit == "output_bytes" else None for limit, value in asked.items()
-    }
+    lifted: dict[str, Any] = {limit: None for limit, value in asked.items() if value == 0 and limit != "output_bytes"}
     spec = JobSpec(
-        program=command[0],
-        args=tuple(command[1:]),
+        program=program,
+        args=tuple(args or ()),
         env=_environment(env_file or [], env or []),
         workdir=workdir,
         name=name,
         labels=dict(_pair("--label", text) for text in label or []),
         network=network,
-        limits=Limits(**values),
+        limits=Limits(**(asked | lifted)),
     )
     return Order(spec, asked.keys(), idempotency_key, context)
 

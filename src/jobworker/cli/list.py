@@ -40,7 +40,9 @@ def list_jobs(  # noqa: PLR0913 - one parameter an option
     output: FormatOption = Format.TABLE,
     context: ContextOption = None,
 ) -> None:
-    """List the jobs that run and the last ten that ended; also: ps, ls.
+    """List the jobs that run and the last ten that ended.
+
+    Also called ps and ls.
 
     Examples:
       jobctl list

@@ -41,11 +41,11 @@ def logs(  # noqa: PLR0913 - one parameter an option
     output: FormatOption = Format.TABLE,
     context: ContextOption = None,
 ) -> int:
-    """Show what jobs write, both streams in the order of arrival; also: output, stream, follow.
+    """Show what jobs write, live to the end.
 
-    Follows a running job to its end. Ctrl-C leaves the output and not the job. A terminal sees
-    control sequences escaped unless --raw; a pipe or file gets every byte as it is. With
-    -o jsonl, one frame a line.
+    Also called output, stream and follow. Both streams appear in the order of arrival. Ctrl-C
+    leaves the output and not the job. A terminal sees control sequences escaped unless --raw; a
+    pipe or file gets every byte as it is. With -o jsonl, one frame a line.
 
     Examples:
       jobctl logs 3f2a91c0

@@ -10,7 +10,7 @@ import inspect
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Annotated, Any, ClassVar, Final
@@ -19,7 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from jobworker.cli.interruption import Interrupted
-from jobworker.cli.notice import say
+from jobworker.cli.notice import SomeFailed, say
 from jobworker.cli.options import ContextOption
 from jobworker.core.errors import ErrorCode, JobError
 
@@ -106,8 +106,12 @@ def main() -> None:
         completion_init()
     try:
         _jobctl().main(prog_name="jobctl")
+    except SystemExit as leaving:
+        code = leaving.code if isinstance(leaving.code, int) else 0
     except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
+        code = 128 + signal.SIGINT
+    # Connections are closed and output is flushed; taking the interpreter apart would only cost time.
+    os._exit(code)
 
 
 def _jobctl() -> Any:
@@ -138,7 +142,7 @@ def _help(verb: Callable[..., Any]) -> dict[str, Any]:
     return {
         "help": text,
         "epilog": f"\b\nExamples:\n{examples}" if examples else None,
-        "context_settings": {"help_option_names": ["-h", "--help"]},
+        "context_settings": {"help_option_names": ["--help", "-h"]},
     }
 
 
@@ -181,15 +185,12 @@ def _exit_code(act: Callable[[], int | None]) -> int:
         return 128 + interruption.signal
     except JobError as error:
         return _told([error])
-    except ExceptionGroup as group:
-        failed, others = group.split(JobError)
-        if others or failed is None:
-            raise
-        return _told([error for error in failed.exceptions if isinstance(error, JobError)])
+    except SomeFailed as some:
+        return _told(some.errors)
     return status
 
 
-def _told(errors: list[JobError]) -> int:
+def _told(errors: Sequence[JobError]) -> int:
     """The highest exit code of `errors`, each of which is told on stderr."""
     for error in errors:
         say(error.message)

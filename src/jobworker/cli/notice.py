@@ -1,10 +1,20 @@
 """What jobctl tells people: lines on stderr, so that stdout holds data only."""
 
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 
 from jobworker.cli.escape import escape_text
+from jobworker.core.errors import JobError
 from jobworker.core.outcome import Outcome, OutputTotals, describe, exit_status
+
+
+class SomeFailed(Exception):  # noqa: N818 - it holds the errors
+    """Of several jobs some could not be acted on, for these reasons; the others were."""
+
+    def __init__(self, errors: Sequence[JobError]) -> None:
+        super().__init__(errors)
+        self.errors = errors
 
 
 def say(message: str) -> None:

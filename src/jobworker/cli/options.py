@@ -32,4 +32,4 @@ ContextOption = Annotated[
 ]
 FormatOption = Annotated[Format, typer.Option("--output", "-o", help="How to print what was found.")]
 JobArgument = Annotated[str, typer.Argument(metavar="ID", help="The job's id, or its unique beginning.")]
-JobsArgument = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of jobs, or their unique beginnings.")]
+JobsArgument = Annotated[list[str], typer.Argument(metavar="ID", help="Ids of jobs, or their unique beginnings.")]

@@ -1,12 +1,11 @@
 """Writes a job's output to where the user looks: byte for byte, or escaped for a terminal."""
 
 import os
-from datetime import UTC, datetime
 from typing import Final
 
 from jobworker.cli.escape import TerminalEscaper
 from jobworker.cli.interruption import write_all
-from jobworker.client.model import Chunk, End, OutputStream
+from jobworker.client.model import Chunk, End, OutputStream, rfc3339
 
 STDOUT: Final = 1
 STDERR: Final = 2
@@ -63,8 +62,3 @@ class _LineStamps:
         self._at_line_start = data.endswith(b"\n")
         body = data[:-1] if self._at_line_start else data
         return starts_here + body.replace(b"\n", b"\n" + stamp) + (b"\n" if self._at_line_start else b"")
-
-
-def rfc3339(time: float) -> str:
-    """`time`, in seconds since the epoch, as RFC 3339 in UTC with microseconds."""
-    return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -15,7 +15,9 @@ def remove(
     force: Annotated[bool, typer.Option("--force", "-f", help="End a job that still runs first.")] = False,
     context: ContextOption = None,
 ) -> None:
-    """Delete ended jobs, their output and their records, and print their ids.
+    """Delete ended jobs with their output.
+
+    Their records go too, the audit trail stays. Prints the ids of what is gone.
 
     Examples:
       jobctl rm 3f2a91c0

@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from jobworker.cli.escape import escape_text
-from jobworker.cli.output import rfc3339
-from jobworker.client.model import Job
+from jobworker.client.model import Job, rfc3339
 from jobworker.core.lifecycle import State
 from jobworker.core.outcome import Exited, Outcome, Signaled, describe, outcome_kind
 from jobworker.core.units import format_duration, format_size

@@ -21,7 +21,7 @@ def run(
     *,
     raw: Annotated[bool, typer.Option("--raw", help="Let the output's control sequences reach the terminal.")] = False,
 ) -> int:
-    """Start a program as a job, show its output, and exit with its code.
+    """Start a program as a job, show its output, exit as it does.
 
     Its stdout goes to stdout and its stderr to stderr, byte for byte. Ctrl-C leaves the output
     and not the job, and tells how to come back.

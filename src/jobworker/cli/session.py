@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from jobworker.cli import interruption
+from jobworker.cli.notice import SomeFailed
 from jobworker.client.context import find_context
 from jobworker.client.grpc import JobClient
 from jobworker.core.errors import ErrorCode, JobError
@@ -47,13 +48,15 @@ async def find_job(client: JobClient, text: str) -> str:
 
 
 async def for_each(client: JobClient, ids: list[str], act: Callable[[str], Awaitable[_T]]) -> list[_T]:
-    """What `act` returns for every job, all at once; after all have been tried, a group of what failed."""
+    """What `act` returns for every job, all at once; after all have been tried, SomeFailed tells which failed."""
 
     async def one(text: str) -> _T:
         return await act(await find_job(client, text))
 
     results = await asyncio.gather(*(one(text) for text in ids), return_exceptions=True)
-    failures = [result for result in results if isinstance(result, Exception)]
-    if failures:
-        raise ExceptionGroup("some jobs", failures)
+    for result in results:
+        if isinstance(result, BaseException) and not isinstance(result, JobError):
+            raise result
+    if failures := [result for result in results if isinstance(result, JobError)]:
+        raise SomeFailed(failures)
     return [result for result in results if not isinstance(result, BaseException)]

@@ -18,7 +18,9 @@ def signal(
     signal: Annotated[str, typer.Option("--signal", "-s", metavar="SIGNAL", help="Its name or number.")],
     context: ContextOption = None,
 ) -> None:
-    """Send a signal to the main process of jobs. To end everything in a job, use stop.
+    """Send a signal to the main process of jobs.
+
+    To end everything in a job, use stop.
 
     Examples:
       jobctl signal -s HUP 3f2a91c0

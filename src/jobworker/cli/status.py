@@ -12,6 +12,8 @@ from jobworker.client.model import Job
 def status(*, job_id: JobArgument, output: FormatOption = Format.TABLE, context: ContextOption = None) -> None:
     """Show a job's state, how it ended, and what it has used.
 
+    With -o json it is called inspect, too.
+
     Examples:
       jobctl status 3f2a91c0
       jobctl status -o json 3f2a91c0 | jq .outcome

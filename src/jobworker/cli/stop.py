@@ -24,10 +24,10 @@ def stop(
     ] = None,
     context: ContextOption = None,
 ) -> None:
-    """End jobs and everything in them, at once or after a grace; also: cancel.
+    """End jobs and everything in them.
 
-    Prints each job's id when nothing of it lives any more. A job that had ended before is
-    no error.
+    Also called cancel. Without a grace they end at once. Prints each job's id when nothing of
+    it lives any more. A job that had ended before is no error.
 
     Examples:
       jobctl stop 3f2a91c0

@@ -6,7 +6,7 @@ import jobworker
 
 
 def version() -> None:
-    """Print the version of jobctl and of the protocol it speaks.
+    """Print the versions of jobctl and its protocol.
 
     Examples:
       jobctl version

@@ -25,9 +25,10 @@ def wait(
     output: FormatOption = Format.TABLE,
     context: ContextOption = None,
 ) -> int:
-    """Wait until jobs have ended and exit with their code, the highest one of several.
+    """Wait until jobs have ended and exit with their code.
 
-    Works for jobs that have ended already, too. How a job failed is told on stderr.
+    Of several jobs it is the highest code. Works for jobs that have ended already, too. How a
+    job failed is told on stderr.
 
     Examples:
       jobctl wait 3f2a91c0

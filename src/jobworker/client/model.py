@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
@@ -36,16 +37,16 @@ class Job:
         return self.outcome.code if isinstance(self.outcome, Exited) else None
 
     def to_document(self) -> dict[str, Any]:
-        """The job as plain JSON values."""
+        """The job as plain JSON values, times as RFC 3339."""
         return {
             "id": self.id,
             "owner": self.owner,
             "state": self.state.value,
             "exit_code": self.exit_code,
             "outcome": outcome_to_document(self.outcome) if self.outcome else None,
-            "created_at": self.created_at,
-            "started_at": self.started_at,
-            "ended_at": self.ended_at,
+            "created_at": rfc3339(self.created_at),
+            "started_at": None if self.started_at is None else rfc3339(self.started_at),
+            "ended_at": None if self.ended_at is None else rfc3339(self.ended_at),
             "spec": self.spec.to_document(),
             "usage": self.usage.to_document(),
             "output": self.output.to_document(),
@@ -96,3 +97,8 @@ class End:
     outcome: Outcome | None
     output: OutputTotals
     offset: int
+
+
+def rfc3339(time: float) -> str:
+    """`time`, in seconds since the epoch, as RFC 3339 in UTC with microseconds."""
+    return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

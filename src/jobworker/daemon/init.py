@@ -63,8 +63,8 @@ def init(directory: Path, hosts: Sequence[str], user: str | None, trust_domain: 
     opens belongs to `user`, by default to the account jobworker, or to a bare number without it.
     """
     check_trust_domain(trust_domain)
-    account = _service_account(user)
     directory = directory.resolve()
+    account = _service_account(user, directory)
     _check_place(directory, account)
     server = Server(grpc=listen, advertise=_advertised(listen, hosts), user=account.configured)
     text = initial_text(server, trust_domain)
@@ -119,8 +119,11 @@ def _chain(leaf: CertifiedKey, issuing: CertifiedKey) -> bytes:
     return leaf.certificate_pem() + issuing.certificate_pem()
 
 
-def _service_account(user: str | None) -> Account:
-    """As root `user`, else jobworker, else a bare number; otherwise the caller, who can give files to nobody."""
+def _service_account(user: str | None, directory: Path) -> Account:
+    """As root `user`, else jobworker, else a bare number; otherwise the caller, who can give files to nobody.
+
+    Where nobody but root can get into the directory's place, and nobody else was asked for, it is root.
+    """
     caller = Account.current()
     if caller.uid != 0:
         if user is not None and user not in {caller.name, str(caller.uid)}:
@@ -129,9 +132,10 @@ def _service_account(user: str | None) -> Account:
     if user is not None:
         return Account.find(int(user) if user.isdecimal() else user)
     try:
-        return Account.find(_SERVICE_NAME)
+        account = Account.find(_SERVICE_NAME)
     except ConfigRefused:
-        return Account.find(_SERVICE_UID)
+        account = Account.find(_SERVICE_UID)
+    return account if _closed_parent(directory, account) is None else caller
 
 
 def _check_place(directory: Path, account: Account) -> None:
@@ -141,11 +145,18 @@ def _check_place(directory: Path, account: Account) -> None:
         raise InitRefused(f"{directory} holds the state of a jobworkerd already; name a new directory")
     if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
         raise InitRefused(f"{directory} is not an empty directory; name a new one")
-    for folder in directory.parents:
-        if account.uid != os.geteuid() and not _can_pass(folder.stat(), account):
-            raise InitRefused(
-                f"user {account.name} cannot get into {folder}; choose a place that is open to all, such as /var/lib"
-            )
+    folder = _closed_parent(directory, account)
+    if folder is not None:
+        raise InitRefused(
+            f"user {account.name} cannot get into {folder}; choose a place that is open to all, such as /var/lib"
+        )
+
+
+def _closed_parent(directory: Path, account: Account) -> Path | None:
+    """The first folder on the way to `directory` that the account cannot pass."""
+    if account.uid == os.geteuid():
+        return None
+    return next((folder for folder in directory.parents if not _can_pass(folder.stat(), account)), None)
 
 
 def _can_pass(folder: os.stat_result, account: Account) -> bool:

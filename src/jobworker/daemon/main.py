@@ -75,9 +75,13 @@ def _init(options: argparse.Namespace) -> int:
 
     made = init(options.dir, options.host, options.user, options.trust_domain, options.listen)
     if os.geteuid() == 0:
-        _say(f"the service will run as user {made.account.name}")
+        _say(f"the service will run as user {made.account.name}{_why_root(made.account.uid)}")
     _say(f"start it with: jobworkerd serve --config {made.config}")
     return _tell_context(made.admin)
+
+
+def _why_root(uid: int) -> str:
+    return "" if uid else ", since no other user can get into that place; /var/lib would be open to one"
 
 
 def _user_add(options: argparse.Namespace) -> int:

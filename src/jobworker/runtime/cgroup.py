@@ -154,14 +154,11 @@ class CgroupHost:
             if wanted:
                 _hand_down(path, wanted)
 
-    def controllers(self) -> frozenset[str]:
-        """The controllers that can limit jobs here, by their v2 names."""
-        return frozenset(
-            {"blkio": "io"}.get(name, name)
-            for hierarchy in self.hierarchies
-            for name in hierarchy.controllers
-            if name != "cpuacct"
-        )
+    def remove_parent(self) -> None:
+        """Removes the parent groups, as far as no job is in them."""
+        for hierarchy in self.hierarchies:
+            with contextlib.suppress(OSError):
+                os.rmdir(f"{hierarchy.path}/{self._parent}")
 
     def group(self, name: str) -> "Cgroup":
         """The groups of job `name`, whether they exist or not."""

@@ -113,6 +113,7 @@ class Launcher:
             order, fds = wire.receive(self._control, max_fds=2)
             match order, fds:
                 case None, _:
+                    self._cgroups.remove_parent()
                     return
                 case wire.Launch(job_id), [directory, channel_fd]:
                     with socket.socket(fileno=channel_fd) as channel:

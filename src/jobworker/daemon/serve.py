@@ -1,0 +1,233 @@
+"""`jobworkerd serve`: puts launcher, service and doors together, in the one order that is safe.
+
+ 1  read the configuration, as whoever started us
+ 2  start the launcher, while we are root and before grpc is loaded
+ 3  give up root for good
+ 4  load grpc, open the state, adopt what runs, open the doors, say that we are ready
+ 5  on SIGTERM: no new jobs, end the streams, leave; the jobs run on
+"""
+
+import asyncio
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from jobworker.daemon.config import Account, Config, ConfigRefused
+from jobworker.daemon.users import DATABASE
+from jobworker.runtime import linux
+from jobworker.runtime.inotify import Inotify
+from jobworker.runtime.launcher_client import LauncherClient
+from jobworker.worker import bootstrap
+
+if TYPE_CHECKING:
+    from jobworker.api.grpc.server import GrpcServer
+    from jobworker.service import Service
+
+_log: Final = logging.getLogger("jobworkerd")
+_RECHECK_SECONDS: Final = 1.0
+#: The certificate key's type decides which suites leave TLS 1.2 without a shared cipher.
+_NO_TLS_1_2: Final = {"ec": "ECDHE-RSA-AES256-GCM-SHA384", "rsa": "ECDHE-ECDSA-AES256-GCM-SHA384"}
+
+
+def serve(config_path: Path) -> int:
+    """Runs the server until SIGTERM or SIGINT; returns the exit status."""
+    config = Config.load(config_path)
+    logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    os.umask(0o077)
+    _raise_descriptor_limit()
+    account = _service_account(config)
+    launcher = LauncherClient.start(
+        bootstrap(
+            config.directory,
+            service_uid=account.uid,
+            service_gid=account.gid,
+            uids=(config.jobs.uid_range[0], config.jobs.uid_range[-1]),
+            hidden=(config.tls.key.parent,),
+        )
+    )
+    try:
+        _become(account)
+        return _run(config, launcher)
+    finally:
+        launcher.close()
+
+
+def _service_account(config: Config) -> Account:
+    """Who to be once the launcher runs."""
+    if os.geteuid() != 0:
+        raise ConfigRefused(
+            "jobworkerd needs root to isolate and limit jobs: start it as root (it gives root up itself), "
+            "and see jobworkerd check"
+        )
+    account = Account.find(config.server.user)
+    config.check_account(account)
+    if not _can_read(account, config.directory):
+        raise ConfigRefused(
+            f"user {account.name} cannot read {config.directory}; give it to that user (chown -R), move it to a place "
+            'that is open to that user, or set user = "root" in [server]'
+        )
+    if account.uid == 0:
+        _log.warning("keeping root: [server] user is root; another user would limit the harm of a fault in the server")
+    elif not all(_can_read(account, place) for place in _OUR_PROGRAM):
+        _log.warning(
+            "keeping root: user %s cannot read this Python installation; install jobworker under /opt to give root up",
+            account.name,
+        )
+        return Account.current()
+    return account
+
+
+#: What is loaded while the server runs, long after it has given up root.
+_OUR_PROGRAM: Final = (Path(__file__).parent, Path(os.__file__).parent)
+
+
+def _can_read(account: Account, directory: Path) -> bool:
+    """Whether the account can list a directory, found out by trying in a child."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            _become(account)
+            os.listdir(directory)
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def _become(account: Account) -> None:
+    """Gives up every right of root for good, where there is one to give up."""
+    if account.uid != 0:
+        os.setgroups(())
+        os.setresgid(account.gid, account.gid, account.gid)
+        os.setresuid(account.uid, account.uid, account.uid)
+        linux.clear_capabilities()
+    linux.set_no_new_privs()
+
+
+def _raise_descriptor_limit() -> None:
+    """One descriptor for each running job, and some for each stream."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _run(config: Config, launcher: LauncherClient) -> int:
+    from jobworker.access.certificates import key_type, read_key  # noqa: PLC0415 - after the launcher
+
+    os.environ["GRPC_SSL_CIPHER_SUITES"] = _NO_TLS_1_2[key_type(read_key(config.tls.key, "server key"))]
+    import uvloop  # noqa: PLC0415 - after the launcher
+
+    try:
+        uvloop.run(_serve(config, launcher))
+    except asyncio.CancelledError:
+        _log.error("the server did not stop in time and was ended")
+    return 0
+
+
+async def _serve(config: Config, launcher: LauncherClient) -> None:
+    # grpc reads the cipher suites when it is loaded.
+    from jobworker.api.grpc.identity import Identity  # noqa: PLC0415
+    from jobworker.api.grpc.server import GrpcServer, TlsFiles  # noqa: PLC0415
+    from jobworker.service import Quotas, Service  # noqa: PLC0415
+    from jobworker.store.database import Database  # noqa: PLC0415
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    if not (config.directory / DATABASE).exists():
+        raise ConfigRefused(f"{config.directory / DATABASE} is missing; restore a backup, or make a new state with init")
+    database = Database.open(config.directory / DATABASE)
+    try:
+        service = await Service.open(
+            config.directory,
+            database,
+            launcher,
+            node=config.server.node,
+            quotas=Quotas(
+                max_jobs=config.jobs.max_jobs,
+                max_jobs_per_user=config.jobs.max_jobs_per_user,
+                max_streams_per_user=config.jobs.max_streams_per_user,
+                ceilings=config.jobs.ceilings,
+            ),
+        )
+        identity = Identity(database, config.tls.trust_domain)
+        watch = AccessWatch(config.directory / f"{DATABASE}-wal", identity.recheck)
+        try:
+            tls = TlsFiles(key=config.tls.key, certificate=config.tls.certificate, ca=config.tls.ca)
+            door = await GrpcServer.start(service, identity, config.jobs.default, str(config.server.grpc), tls)
+            _tell_ready(config, door)
+            await stop.wait()
+            await _leave(config, service, door)
+        finally:
+            watch.close()
+            await service.close()
+    finally:
+        await database.close()
+
+
+def _tell_ready(config: Config, door: "GrpcServer") -> None:
+    address = config.server.grpc
+    sys.stdout.write(f"ready grpc={type(address)(**asdict(address) | {'port': door.port})}\n")
+    sys.stdout.flush()
+    _notify_service_manager(b"READY=1")
+
+
+async def _leave(config: Config, service: "Service", door: "GrpcServer") -> None:
+    """Bounded by the configured grace, whatever clients do; one that never reads is cut off."""
+    _notify_service_manager(b"STOPPING=1")
+    service.refuse_new_jobs()
+    grace = config.server.shutdown_grace.total_seconds()
+    watchdog = asyncio.get_running_loop().call_later(grace * 0.95, os._exit, 0)
+    await door.stop(grace * 0.6)
+    watchdog.cancel()
+
+
+def _notify_service_manager(state: bytes) -> None:
+    """Tells systemd, when it asks to be told; sd_notify(3)."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+        try:
+            channel.sendto(state, "\0" + address[1:] if address.startswith("@") else address)
+        except OSError as error:
+            _log.warning("the service manager could not be told: %s", error.strerror)
+
+
+class AccessWatch:
+    """Calls `recheck` soon after the database was written to: also by `jobworkerd user remove`.
+
+    Told by the kernel, at most once a second, so that an idle server does nothing at all.
+    """
+
+    def __init__(self, log: Path, recheck: Callable[[], None]) -> None:
+        self._recheck = recheck
+        self._due: asyncio.TimerHandle | None = None
+        self._inotify = Inotify.open()
+        self._file = os.open(log, os.O_RDONLY | os.O_CLOEXEC)
+        self._watch = self._inotify.watch(self._file, self._on_write)
+
+    def _on_write(self) -> None:
+        if self._due is None:
+            self._due = asyncio.get_running_loop().call_later(_RECHECK_SECONDS, self._run)
+
+    def _run(self) -> None:
+        self._due = None
+        self._recheck()
+
+    def close(self) -> None:
+        """No more calls."""
+        if self._due is not None:
+            self._due.cancel()
+        self._watch.close()
+        self._inotify.close()
+        os.close(self._file)
+

@@ -1,0 +1,73 @@
+"""What tests of running jobs share: a state directory, a worker, and the rule that nothing is left behind."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from host import children, job_groups
+
+from jobworker import Worker
+
+PROGRAMS = Path(__file__).parent / "programs"
+
+def _resources() -> dict[str, object]:
+    return {
+        "descriptors": sorted(os.listdir("/proc/self/fd")),
+        "children": children(),
+        "mounts": Path("/proc/self/mountinfo").read_text(),
+    }
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails any test after which a descriptor, a process, a mount or a job's control group is left."""
+    before = _resources()
+    yield
+    # uvloop and grpc keep descriptors for the life of the process from their first use on.
+    after = _resources()
+    for kind in ("children", "mounts"):
+        assert after[kind] == before[kind], f"{kind} left behind"
+    if "state" in request.fixturenames:
+        assert len(after["descriptors"]) <= len(before["descriptors"]) + 1, "descriptors left behind"  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def state() -> Iterator[Path]:
+    """A directory for one server's or worker's state, that the service user can reach and no job sees."""
+    parent = Path(tempfile.mkdtemp(prefix="jobworker-test-", dir="/var/tmp"))
+    parent.chmod(0o755)
+    try:
+        yield parent / "state"
+        assert job_groups(parent / "state") == []
+    finally:
+        shutil.rmtree(parent)
+
+
+@pytest.fixture
+async def worker(state: Path) -> AsyncIterator[Worker]:
+    """A worker on an empty state directory, with a launcher of its own; every job is ended afterwards."""
+    async with await Worker.open(state) as worker:
+        yield worker
+        for job in worker.list():
+            await worker.remove(job.id, force=True)
+
+
+@pytest.fixture(scope="session")
+def programs() -> Iterator[Path]:
+    """The victims of tests/programs, in a place that jobs can see; C files are compiled, without their suffix."""
+    place = Path(tempfile.mkdtemp(prefix="jobworker-programs-", dir="/var/tmp"))
+    place.chmod(0o755)
+    try:
+        for source in PROGRAMS.iterdir():
+            if source.suffix == ".c":
+                subprocess.run(["cc", "-O1", "-static", "-o", place / source.stem, source, "-pthread"], check=True)
+            elif source.is_file():
+                shutil.copy(source, place / source.name)
+                (place / source.name).chmod(0o755)
+        yield place
+    finally:
+        shutil.rmtree(place)
