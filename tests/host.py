@@ -1,12 +1,17 @@
 """What tests ask about the host they run on."""
 
+import contextlib
+import asyncio
 import os
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from jobworker.worker import bootstrap
+from jobworker import JobSpec, Worker
+from jobworker.worker import JobStatus, bootstrap
 
 _TREES = Path("/sys/fs/cgroup")
 
@@ -25,5 +30,74 @@ def job_groups(state: Path) -> list[Path]:
 
 def children() -> set[int]:
     """The processes that this one has started and not yet collected."""
-    tasks = Path("/proc/self/task").iterdir()
-    return {int(pid) for task in tasks for pid in (task / "children").read_text().split()}
+    found: set[int] = set()
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+            found.update(map(int, (task / "children").read_text().split()))
+    return found
+
+
+def descendants(pid: int) -> set[int]:
+    """The processes below `pid`; what ends meanwhile may be missing."""
+    try:
+        found = {int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()}
+    except (FileNotFoundError, ProcessLookupError):
+        return set()
+    return found.union(*map(descendants, found))
+
+
+def process_status(pid: int) -> dict[str, str]:
+    """The lines of /proc/<pid>/status; empty when the process is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return {}
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def title(pid: int) -> str:
+    """What ps shows for the process."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0].decode()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def monitor_of(job_id: str) -> int:
+    """The process that supervises the job."""
+    [pid] = [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and title(int(pid)) == f"jobworker-monitor {job_id}"]
+    return pid
+
+
+def job_processes(state: Path, job_id: str) -> set[int]:
+    """The job's processes as the host counts them: in some group of the job, in whatever hierarchy."""
+    groups = [group for group in job_groups(state) if group.name == job_id]
+    return {int(pid) for group in groups for pid in (group / "cgroup.procs").read_text().split()}
+
+
+async def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Returns when the condition holds; fails when it does not within the time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"did not happen within {seconds} s"
+        await asyncio.sleep(0.005)
+
+
+async def output_of(worker: Worker, job_id: str) -> bytes:
+    """Everything the job writes until its end."""
+    return b"".join([chunk.data async for chunk in worker.output(job_id)])
+
+
+async def run_job(worker: Worker, spec: JobSpec) -> tuple[JobStatus, bytes]:
+    """The job after its end, and what it wrote."""
+    job = await worker.start(spec)
+    output = await output_of(worker, job.id)
+    return await worker.wait(job.id), output
+
+
+async def start_talking(worker: Worker, spec: JobSpec) -> JobStatus:
+    """The job as soon as it has written something: a victim that is ready says so."""
+    job = await worker.start(spec)
+    async for _ in worker.output(job.id):
+        break
+    return job

@@ -16,7 +16,6 @@ import os
 import signal
 import socket
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -38,6 +37,7 @@ from jobworker.runtime.output_log import BOTH, Blocked, Chunk, OutputReader, Str
 MAX_CHUNK: Final = 256 * 1024
 _STARTS_AT_ONCE: Final = 64  # what the launcher's queue holds with room to spare
 _USAGE_TIMEOUT: Final = 0.5
+_ENDED_FILES: Final = (job_dir.SPEC, job_dir.OUTCOME)
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -159,7 +159,7 @@ class Worker:
         cancelled does not cancel the start.
         """
         job = _Job(check_job_id(job_id) if job_id else new_job_id(), spec, time.time())
-        if job.id in self._jobs:
+        if job.id in self._jobs or os.path.lexists(self._jobs_dir / job.id):
             raise JobError(ErrorCode.INVALID_ARGUMENT, "a job of this id exists")
         self._jobs[job.id] = job
         task = asyncio.create_task(self._start(job))
@@ -202,8 +202,12 @@ class Worker:
         if not job.is_ended and not force:
             raise JobError(ErrorCode.JOB_RUNNING, "job running: stop it first, or remove it with force")
         if not job.is_ended:
-            with contextlib.suppress(JobError):
+            try:
                 await self.stop(job_id)
+            except JobError:
+                # An end of its own and a start that failed are as good; anything else left it running.
+                if job.id in self._jobs and not job.is_ended:
+                    raise
         self._jobs.pop(job.id, None)
         await asyncio.to_thread(job_dir.remove, self._jobs_dir, job.id)
 
@@ -338,7 +342,7 @@ class Worker:
             with contextlib.suppress(JobError):
                 await self._clean_up(job.id)
         job_dir.remove(self._jobs_dir, job.id)
-        del self._jobs[job.id]
+        self._jobs.pop(job.id, None)
         job.fail(error)
 
     async def _clean_up(self, job_id: str) -> None:
@@ -395,9 +399,9 @@ class Worker:
     async def _recover(self) -> None:
         """Takes over what an earlier worker left."""
         for entry in os.scandir(self._jobs_dir):
-            if not is_job_id(entry.name) or os.path.exists(f"{entry.path}/{job_dir.OUTCOME}"):
-                continue
-            await self._recover_one(entry.name)
+            # One with an end and without a spec is what a removal left that was cut short.
+            if is_job_id(entry.name) and not all(os.path.exists(f"{entry.path}/{name}") for name in _ENDED_FILES):
+                await self._recover_one(entry.name)
 
     async def _recover_one(self, job_id: str) -> None:
         directory = job_dir.open_directory(self._jobs_dir, job_id)
@@ -468,7 +472,7 @@ class _Job:
         self._output: OutputTotals = OutputTotals()
         self._channel: socket.socket | None = None
         self._failure: JobError | None = None
-        self._usage_waiters: deque[asyncio.Future[wire.UsageNow]] = deque()
+        self._usage_news: asyncio.Event | None = None  # set when the request for usage that is under way is over
 
     @property
     def is_ended(self) -> bool:
@@ -493,16 +497,29 @@ class _Job:
         )
 
     async def fresh_status(self) -> JobStatus:
-        """The status with the usage of this moment, or of an earlier one when the monitor is slow."""
-        waiter: asyncio.Future[wire.UsageNow] = asyncio.get_running_loop().create_future()
-        self._usage_waiters.append(waiter)
-        self.send(wire.AskUsage())
+        """The status with the usage of this moment, or of an earlier one when the monitor is slow.
+
+        One request is under way at a time, whoever comes meanwhile shares it: the channel never
+        fills up, however many ask.
+        """
+        if self._channel is None:
+            return self.status()  # its end is being put on record
+        news = self._usage_news
+        if news is None:
+            try:
+                self.send(wire.AskUsage())
+            except JobError:
+                return self.status()
+            news = self._usage_news = asyncio.Event()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_USAGE_TIMEOUT):
-                now = await waiter
-                self._usage = Usage(**now.usage)
-                self._output = OutputTotals(**now.output)
+                await news.wait()
         return self.status()
+
+    def _end_usage_request(self) -> None:
+        if self._usage_news is not None:
+            self._usage_news.set()
+            self._usage_news = None
 
     # Waiting.
 
@@ -545,14 +562,21 @@ class _Job:
             asyncio.get_running_loop().remove_reader(self._channel)
             self._channel.close()
             self._channel = None
-        while self._usage_waiters:
-            self._usage_waiters.popleft().cancel()
+        self._end_usage_request()
 
     def send(self, order: wire.Message) -> None:
-        """Orders that find nobody are answered by the end that is being told at the same time."""
-        if self._channel is not None:
-            with contextlib.suppress(OSError):
-                wire.send(self._channel, order)
+        """Orders that find nobody are answered by the end that is being told at the same time.
+
+        EXHAUSTED when the monitor has as many waiting as the channel holds.
+        """
+        if self._channel is None:
+            return
+        try:
+            wire.send(self._channel, order)
+        except (BrokenPipeError, ConnectionResetError):
+            return
+        except BlockingIOError:
+            raise JobError(ErrorCode.EXHAUSTED, "too many orders to this job at once; try again") from None
 
     def _on_readable(self) -> None:
         if self._channel is None:
@@ -561,17 +585,16 @@ class _Job:
             message, _ = wire.receive(self._channel)
         except BlockingIOError:
             return
-        except OSError:
+        except (OSError, ValueError):
             message = None
         match message:
             case wire.NowRunning(started_at, effective_limits, sandbox):
                 self.effective_limits, self.sandbox = effective_limits, sandbox
                 self.phase, _ = advance(self.phase, Launched(started_at))
                 self._tell()
-            case wire.UsageNow():
-                waiter = self._usage_waiters.popleft()
-                if not waiter.done():
-                    waiter.set_result(message)
+            case wire.UsageNow(usage, output):
+                self._usage, self._output = Usage(**usage), OutputTotals(**output)
+                self._end_usage_request()
             case wire.NowEnded(ending):
                 self.detach()
                 self._on_finished(self, Ending.from_document(ending))
@@ -639,7 +662,8 @@ def _totals(directory: int) -> OutputTotals:
 
 
 def _record_ending(directory: int, job: _Job, ending: Ending) -> None:
-    job_dir.reserve_outcome(directory)
+    with contextlib.suppress(FileExistsError):  # as a rule the dead monitor has reserved it
+        job_dir.reserve_outcome(directory)
     document = {"effective_limits": dict(job.effective_limits), "sandbox": dict(job.sandbox)}
     job_dir.write_outcome(directory, ending.to_document() | document)
 

@@ -40,11 +40,13 @@ class ScriptedJobs(JobWorkerServicer):
         self.ended: dict[str, asyncio.Event] = {}
         self.keys: dict[str, str] = {}
         self.requests: list[Any] = []
+        self.called = threading.Event()  # at least once
         self.failures: list[tuple[grpc.StatusCode, str, str]] = []  # what the next calls answer instead
         self.lose_answers = 0  # that many stops act and then fail
 
     async def _begin(self, request, context) -> None:
         self.requests.append(request)
+        self.called.set()
         if self.failures:
             await self._fail(context, *self.failures.pop(0))
 
@@ -252,6 +254,9 @@ class Wire:
         return self
 
     async def __aexit__(self, *_):
+        self.close()
+
+    def close(self) -> None:
         self._server.close()
         self.cut()
 

@@ -130,9 +130,10 @@ def _command(name: str, target: str) -> Any:
         app.callback(no_args_is_help=True, **_help(verb))(verb)
     else:
         app.command(name, **_help(verb))(verb)
-    command = typer.main.get_command(app)
-    # Behind the program's name, every word belongs to the program.
-    command.allow_interspersed_args = name not in {"start", "run"}
+    command: Any = typer.main.get_command(app)
+    if name in {"start", "run"}:
+        # Behind the program's name, every word belongs to the program.
+        command.allow_interspersed_args = False
     return command
 
 

@@ -91,7 +91,7 @@ def current_context() -> str | None:
 def use_context(choice: str) -> Context:
     """Makes `choice`, a name or a directory, the current context."""
     context = find_context(choice)
-    is_named = context.directory.parent == _named(choice).parent
+    is_named = context.directory == _named(context.directory.name)
     _home().mkdir(mode=0o700, parents=True, exist_ok=True)
     _write(_home() / "current", (context.directory.name if is_named else str(context.directory)) + "\n")
     return context

@@ -37,7 +37,10 @@ class JobError(Exception):
 
 def invalid(field: str, value: object, allowed: str) -> JobError:
     """An INVALID_ARGUMENT error that names the field, the value and what is allowed."""
+    return JobError(ErrorCode.INVALID_ARGUMENT, f"{field}: {quoted(value)} is not valid; allowed: {allowed}")
+
+
+def quoted(value: object) -> str:
+    """`value` as a message shows it: cut short, since it may be of any length."""
     shown = repr(value)
-    if len(shown) > 80:
-        shown = shown[:77] + "..."
-    return JobError(ErrorCode.INVALID_ARGUMENT, f"{field}: {shown} is not valid; allowed: {allowed}")
+    return shown if len(shown) <= 80 else shown[:77] + "..."

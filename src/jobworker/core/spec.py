@@ -19,6 +19,7 @@ _MAX_PIDS: Final = 4_194_304  # PID_MAX_LIMIT, include/linux/threads.h
 _MAX_TIMEOUT: Final = 10 * 365 * 86400.0
 _MAX_LABELS: Final = 64
 _MAX_WORDS: Final = 65_536
+_MAX_WORDS_SIZE: Final = 2 * MiB  # of the kernel too, with the stack limit that jobs have; execve(2)
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _LABEL_KEY: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_./-]{0,61}[A-Za-z0-9])?")
 _ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -111,6 +112,7 @@ class JobSpec:
         for position, argument in enumerate(self.args):
             _check_text(f"args[{position}]", argument)
         _check_env(self.env)
+        _check_size(self.args, self.env)
         if self.workdir is not None:
             _check_path("workdir", self.workdir)
         if self.name is not None and not _matches(_NAME, self.name):
@@ -235,6 +237,12 @@ def _check_env(env: Mapping[str, str]) -> None:
         if not _is_word(value):
             # The value may be a secret, and messages are logged.
             raise JobError(ErrorCode.INVALID_ARGUMENT, f"env {name}: its value is not valid; allowed: {_TEXT_ALLOWED}")
+
+
+def _check_size(args: Sequence[str], env: Mapping[str, str]) -> None:
+    size = sum(len(word.encode("utf-8", "surrogateescape")) + 1 for word in (*args, *env, *env.values()))
+    if size > _MAX_WORDS_SIZE:
+        raise invalid("args and env", format_size(size), f"together at most {format_size(_MAX_WORDS_SIZE)}")
 
 
 def _check_labels(labels: Mapping[str, str]) -> None:

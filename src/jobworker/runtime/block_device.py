@@ -3,6 +3,7 @@
 The block layer throttles whole disks, so a partition stands for the disk it is on.
 """
 
+import contextlib
 import os
 import stat
 from pathlib import Path
@@ -24,6 +25,11 @@ def disk_of(path: str, mountinfo: str, sysfs: Path = _SYSFS) -> str:
     if stat.S_ISCHR(status.st_mode):
         raise JobError(ErrorCode.INVALID_ARGUMENT, f"io_device: {path!r} is a character device, not a disk")
     device = status.st_rdev if stat.S_ISBLK(status.st_mode) else status.st_dev
+    return disk_behind(device, path, mountinfo, sysfs)
+
+
+def disk_behind(device: int, path: str, mountinfo: str, sysfs: Path = _SYSFS) -> str:
+    """`major:minor` of the disk that stat(2) has named `device` for `path`."""
     if os.major(device) == 0:
         device = _source_of(device, path, mountinfo)
     return _whole_disk(f"{os.major(device)}:{os.minor(device)}", path, sysfs)
@@ -39,9 +45,11 @@ def _source_of(device: int, path: str, mountinfo: str) -> int:
             continue
         kind, source = rest.split()[:2]
         if source.startswith("/dev/"):
-            status = os.stat(source)
-            if stat.S_ISBLK(status.st_mode):
-                return status.st_rdev
+            # A container may show the mount and not the device; then no disk is known.
+            with contextlib.suppress(OSError):
+                status = os.stat(source)
+                if stat.S_ISBLK(status.st_mode):
+                    return status.st_rdev
     raise JobError(
         ErrorCode.UNSUPPORTED,
         f"io limits: {path!r} is on a file system without a disk of its own ({kind}); "

@@ -431,7 +431,7 @@ def _read(path: str) -> str:
         parts = []
         while part := os.read(fd, 65536):
             parts.append(part)
-        return b"".join(parts).decode()
+        return os.fsdecode(b"".join(parts))
     finally:
         os.close(fd)
 

@@ -44,7 +44,11 @@ def create(jobs: Path, job_id: str, request: Request) -> int:
     """A new directory for the job with its request in it; returns its descriptor."""
     path = jobs / job_id
     path.mkdir(mode=0o700)
-    directory = open_directory(jobs, job_id)
+    try:
+        directory = open_directory(jobs, job_id)
+    except OSError:
+        path.rmdir()
+        raise
     try:
         document = {
             "spec": request.spec.to_document(),
@@ -162,15 +166,14 @@ def read_outcome(directory: int) -> dict[str, Any] | None:
 
 
 def remove(jobs: Path, job_id: str) -> None:
-    """Removes the directory with the files a job directory has; one that is gone is no error."""
+    """Removes the directory with the files a job directory has; one that is gone is no error.
+
+    It takes no descriptor: a start that failed for want of one is undone as well.
+    """
+    for name in _FILES:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(jobs / job_id / name)
     with contextlib.suppress(FileNotFoundError):
-        directory = open_directory(jobs, job_id)
-        try:
-            for name in _FILES:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(name, dir_fd=directory)
-        finally:
-            os.close(directory)
         (jobs / job_id).rmdir()
 
 

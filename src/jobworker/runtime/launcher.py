@@ -102,7 +102,7 @@ class Launcher:
         self._uids = UidRange.open(Path(bootstrap.lock_dir), bootstrap.first_uid, bootstrap.last_uid)
         self._cgroups = CgroupHost.discover(bootstrap.cgroup_parent)
         self._cgroups.prepare()
-        self._mountinfo = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
+        self._mountinfo = os.fsdecode(Path("/proc/self/mountinfo").read_bytes())
         self._host = sandbox.HostView.survey(self._mountinfo, bootstrap.hidden)
         self._own_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
 

@@ -74,7 +74,10 @@ class LauncherClient:
         return self._order(wire.CleanUp(job_id))
 
     def _order(self, order: wire.Message, *fds: int) -> socket.socket:
-        channel, launchers_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            channel, launchers_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            raise JobError(ErrorCode.EXHAUSTED, "the server has too many files open; try again") from error
         channel.setblocking(False)
         with launchers_end:
             try:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, NoReturn, assert_never
 
-from jobworker.core.errors import ErrorCode
+from jobworker.core.errors import ErrorCode, quoted
 from jobworker.core.lifecycle import (
     Action,
     Announce,
@@ -51,6 +51,7 @@ _BIG_PIPE: Final = MiB
 _BATCH_BELOW: Final = 4096  # smaller reads are collected when there are very many of them
 _SMALL_READS: Final = 128  # as many in a row before collecting, and as many a second and a millisecond later
 _COLLECT_SECONDS: Final = 0.001
+_LONGEST_POLL: Final = (1 << 31) - 1  # milliseconds, the most that poll(2) takes: 24 days
 _DRAIN_LIMIT: Final = 64  # reads of one pipe in a turn, so that orders are never kept waiting
 _PEER_CREDENTIALS: Final = struct.Struct("3i")
 
@@ -246,8 +247,10 @@ class Monitor:
         """Milliseconds until the clock has something to say; None for never."""
         deadlines = [pipe.resume_at for pipe in self._pipes.values() if pipe.resume_at is not None]
         deadlines += [at for at in (self._timeout_at, self._grace_ends) if at is not None]
+        if not deadlines:
+            return None
         # Rounded up, or the last fraction of a millisecond would be spent spinning.
-        return max(0.0, min(deadlines) - time.monotonic()) * 1000 + 0.999 if deadlines else None
+        return min(max(0.0, min(deadlines) - time.monotonic()) * 1000 + 0.999, _LONGEST_POLL)
 
     def _check_clock(self) -> None:
         now = time.monotonic()
@@ -532,9 +535,9 @@ def _explain(spec: JobSpec, step: sandbox.Step | None, error: BaseException) -> 
     number = error.errno if isinstance(error, OSError) else None
     if isinstance(step, sandbox.Exec):
         code, reason = _EXEC_FAILURES.get(number or 0, (ErrorCode.PROGRAM_NOT_EXECUTABLE, os.strerror(number or 0)))
-        return {"code": code.value, "message": f"{reason}: {spec.program!r}", "step": name}
+        return {"code": code.value, "message": f"{reason}: {quoted(spec.program)}", "step": name}
     if isinstance(step, sandbox.EnterWorkdir):
-        message = f"workdir: the job cannot enter {step.path!r}: {os.strerror(number or errno.EACCES)}"
+        message = f"workdir: the job cannot enter {quoted(step.path)}: {os.strerror(number or errno.EACCES)}"
         return {"code": ErrorCode.INVALID_ARGUMENT.value, "message": message, "step": name}
     detail = os.strerror(number) if number else type(error).__name__
     message = f"this host cannot isolate the job: step {name} failed: {detail}; run jobworkerd check"

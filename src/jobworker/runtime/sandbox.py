@@ -2,17 +2,18 @@
 
 Order, as SECURITY.md lists it; each step is checked and a failure aborts the start by its name:
 
- 1  join the control groups           7  rlimits, umask, signals, session
- 2  new namespaces                    8  host name, loopback
+ 1  join the control groups           7  host name, loopback
+ 2  new namespaces                    8  session, umask, rlimits, signals
  3  cut mount propagation             9  groups, uid, capabilities, no_new_privs
  4  a read-only root beside the old  10  (Landlock)
- 5  masks, /proc, /dev, /tmp         11  close descriptors, (seccomp)
- 6  pivot into it, drop the old      12  working directory, exec
+ 5  pivot into it, drop the old      11  close descriptors, (seccomp)
+ 6  masks, /proc, /dev, /tmp         12  working directory, exec
 """
 
 import contextlib
 import errno
 import os
+import re
 import resource
 import signal
 import socket
@@ -132,7 +133,9 @@ class BuildRoot:
         linux.bind_read_only("/", "/proc")
         os.chdir("/proc")
         for path in self.file_systems[1:]:
-            linux.bind_read_only(path, path.lstrip("/"))
+            # What has gone since the host was surveyed is not there to be seen.
+            with contextlib.suppress(FileNotFoundError):
+                linux.bind_read_only(path, path.lstrip("/"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,9 +370,10 @@ class Exec:
             except OSError as error:
                 if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.EACCES}:
                     raise
-                if error.errno == errno.ENOENT and os.path.lexists(path):
+                if error.errno == errno.ENOENT and os.path.exists(path):
                     raise OSError(errno.ELIBBAD, "its interpreter is missing") from error
-                denied = error if error.errno == errno.EACCES else denied
+                if error.errno == errno.EACCES:
+                    denied = IsADirectoryError(errno.EISDIR, "a directory") if os.path.isdir(path) else error
         raise denied or FileNotFoundError(errno.ENOENT, "no such file")
 
 
@@ -510,12 +514,15 @@ def _existing(names: Sequence[str]) -> list[str]:
     return [name for name in names if os.path.exists(f"/proc/{name}")]
 
 
+_ESCAPED: Final = re.compile(r"\\([0-7]{3})")
+
+
 def _mounts(mountinfo: str) -> Iterable[tuple[str, str]]:
     """Mount point and file system type of every line of mountinfo, as proc(5) escapes them."""
     for line in mountinfo.splitlines():
         fields, _, rest = line.partition(" - ")
-        path = fields.split()[4].encode().decode("unicode_escape")
-        yield path, rest.split()[0]
+        path = _ESCAPED.sub(lambda match: chr(int(match[1], 8)), fields.split(" ")[4])
+        yield path, rest.split(" ")[0]
 
 
 def _is_below(path: str, tops: Iterable[str]) -> bool:

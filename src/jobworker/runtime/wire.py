@@ -5,6 +5,7 @@ Each is a dataclass; its class name travels with it, and the codec follows from 
 
 import json
 import socket
+import struct
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ from jobworker.core.errors import ErrorCode, JobError
 
 MAX_PACKET: Final = 64 * 1024
 PROTOCOL_VERSION: Final = 1
+_DESCRIPTOR: Final = struct.Struct("i")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +158,7 @@ def decode(packet: bytes) -> Message:
     try:
         document = json.loads(packet)
         return _TYPES[document.pop("type")](**document)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"not a message: {packet[:80]!r}") from error
 
 
@@ -171,7 +173,10 @@ def send(channel: socket.socket, message: Message, fds: tuple[int, ...] = ()) ->
 def receive(channel: socket.socket, max_fds: int = 0) -> tuple[Message | None, list[int]]:
     """The next message and its descriptors; None at the end of the channel."""
     if max_fds:
-        packet, fds, _, _ = socket.recv_fds(channel, MAX_PACKET, max_fds, socket.MSG_CMSG_CLOEXEC)
+        # Not socket.recv_fds: it drops its flags, and the descriptors would be inherited by every exec.
+        room = socket.CMSG_SPACE(max_fds * _DESCRIPTOR.size)
+        packet, ancillary, _, _ = channel.recvmsg(MAX_PACKET, room, socket.MSG_CMSG_CLOEXEC)
+        fds = [fd for _, kind, data in ancillary if kind == socket.SCM_RIGHTS for (fd,) in _DESCRIPTOR.iter_unpack(data)]
     else:
         packet, fds = channel.recv(MAX_PACKET), []
     return (decode(packet) if packet else None), fds

@@ -38,8 +38,7 @@ class Authority:
         (directory / "client.crt").write_bytes(certificate)
         (directory / "ca.crt").write_bytes(self.pem)
         (directory / "context.toml").write_text(
-            f'server = "{server}"\nuser = "{user}"\n'
-            'ca = "ca.crt"\ncertificate = "client.crt"\nkey = "client.key"\n',
+            f'server = "{server}"\nuser = "{user}"\nca = "ca.crt"\ncertificate = "client.crt"\nkey = "client.key"\n',
         )
         return directory
 

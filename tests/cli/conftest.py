@@ -1,0 +1,76 @@
+"""jobctl as a real process against a scripted server."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from client.scripted_server import ScriptedServer
+from client.throwaway_ca import Authority
+
+import jobworker
+
+JOBCTL = "from jobworker.cli.main import main; main()"
+IMPATIENT = "import jobworker.client.grpc as client; client._RESUME_SECONDS = {}; "
+
+
+class Jobctl:
+    """Runs jobctl with one user's context."""
+
+    def __init__(self, context: Path, home: Path) -> None:
+        self.begun: list[subprocess.Popen[bytes]] = []
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(Path(jobworker.__file__).parent.parent),
+            "XDG_CONFIG_HOME": str(home),
+            "JOBCTL_CONTEXT": str(context),
+            "TERM": "xterm",
+            "LC_ALL": "C.UTF-8",
+        }
+
+    def __call__(self, *arguments, **options):
+        """The finished process, its output as bytes."""
+        return subprocess.run(
+            [sys.executable, "-c", JOBCTL, *arguments],
+            env=self.environment,
+            capture_output=True,
+            timeout=60,
+            check=False,
+            **options,
+        )
+
+    def begin(self, *arguments, patience=None, **options):
+        """The running process, with pipes where `options` says nothing else.
+
+        With `patience` it gives up a broken stream after that many seconds.
+        """
+        program = JOBCTL if patience is None else IMPATIENT.format(patience) + JOBCTL
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+        process = subprocess.Popen([sys.executable, "-c", program, *arguments], env=self.environment, **pipes)
+        self.begun.append(process)
+        return process
+
+
+@pytest.fixture(scope="session")
+def authority():
+    return Authority()
+
+
+@pytest.fixture
+def server(authority):
+    with ScriptedServer(authority) as running:
+        yield running
+
+
+@pytest.fixture
+def jobctl(authority, server, tmp_path):
+    context = authority.context(tmp_path / "clients/alice", "alice", server.address)
+    runner = Jobctl(context, tmp_path / "config")
+    yield runner
+    for process in runner.begun:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()

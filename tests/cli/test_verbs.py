@@ -1,0 +1,332 @@
+"""What each verb prints, where it prints it, and what it exits with."""
+
+import json
+import subprocess
+import sys
+import uuid
+from collections import Counter
+
+import grpc
+import pytest
+from client.scripted_server import STDERR, STDOUT, Script
+
+from jobworker.api.grpc._generated import jobworker_pb2 as pb2
+
+RUNS_ON = Script([(STDOUT, b"one\n")], outcome=None)
+
+
+def test_start_prints_the_bare_id_on_stdout_and_words_on_stderr(server, jobctl):  # Q1
+    done = jobctl("start", "--name", "n", "-l", "a=b", "--", "echo", "-n", "")
+    assert done.returncode == 0
+    assert uuid.UUID(done.stdout.decode().removesuffix("\n"))
+    assert b"jobctl logs" in done.stderr
+    spec = server.last(pb2.StartRequest).spec
+    assert (spec.name, dict(spec.labels), list(spec.args)) == ("n", {"a": "b"}, [b"-n", b""])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [["--", "echo", "-x", "--", "--cpu", "9"], ["echo", "-x", "--", "--cpu", "9"]],
+)
+def test_behind_the_program_every_word_is_the_programs(server, jobctl, line):  # Q4
+    jobctl("start", *line)
+    request = server.last(pb2.StartRequest)
+    assert list(request.spec.args) == [b"-x", b"--", b"--cpu", b"9"]
+    assert not request.spec.limits.HasField("cpu")
+
+
+def test_arguments_that_are_not_utf8_arrive_byte_for_byte(server, jobctl):
+    jobctl("start", "--", "echo", b"\xff\x80")
+    assert list(server.last(pb2.StartRequest).spec.args) == [b"\xff\x80"]
+
+
+def test_run_keeps_the_streams_apart_and_every_byte(server, jobctl):  # O13
+    every_byte = bytes(range(256))
+    server.jobs.scripts[b"p"] = Script([(STDOUT, every_byte), (STDERR, b"\x1berr"), (STDOUT, b"\r")])
+    done = jobctl("run", "--", "p")
+    assert (done.stdout, done.stderr, done.returncode) == (every_byte + b"\r", b"\x1berr", 0)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "words"),
+    [
+        ({"exited": 7}, 7, b"exited with code 7"),
+        ({"exited": 125}, 125, b"exited with code 125"),
+        ({"signaled": 11}, 139, b"killed by signal 11"),
+        ({"oom_killed": pb2.Outcome.OomKilled()}, 137, b"out of memory"),
+        ({"timed_out": pb2.Outcome.TimedOut()}, 124, b"timeout"),
+        ({"stopped": pb2.Outcome.Stopped(by="bob", signal=9)}, 137, b"stopped by bob"),
+        ({"lost": pb2.Outcome.Lost(reason="host rebooted")}, 125, b"lost: host rebooted"),
+    ],
+)
+def test_run_exits_as_the_job_did_and_says_how_it_ended(server, jobctl, outcome, code, words):  # Q5
+    server.jobs.scripts[b"p"] = Script([], pb2.Outcome(**outcome))
+    done = jobctl("run", "--", "p")
+    assert done.returncode == code
+    assert words in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [
+        ((grpc.StatusCode.NOT_FOUND, "program_not_found", "program not found"), 127),
+        ((grpc.StatusCode.FAILED_PRECONDITION, "program_not_executable", "program not executable"), 126),
+        ((grpc.StatusCode.PERMISSION_DENIED, "permission_denied", "no\x1b[2J"), 125),
+        ((grpc.StatusCode.INVALID_ARGUMENT, "invalid_argument", "workdir is wrong"), 2),
+        ((grpc.StatusCode.INTERNAL, "internal", "fault 3f2a"), 125),
+    ],
+)
+def test_a_refused_start_has_its_own_exit_code(server, jobctl, failure, code):  # Q5
+    server.jobs.failures = [failure]
+    done = jobctl("run", "--", "echo")
+    assert (done.returncode, done.stdout) == (code, b"")
+    message = failure[2].replace("\x1b", "^[")
+    assert done.stderr == f"jobctl: {message}\n".encode()
+
+
+def test_a_server_that_is_down_is_named(server, jobctl, tmp_path):  # Q2
+    file = tmp_path / "clients/alice/context.toml"
+    file.write_text(file.read_text().replace(server.address, "127.0.0.1:1"))
+    done = jobctl("list")
+    assert (done.returncode, done.stdout) == (125, b"")
+    assert done.stderr.startswith(b"jobctl: cannot reach 127.0.0.1:1: ")
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_a_missing_file_is_named_without_a_traceback(jobctl, tmp_path):  # Q4
+    (tmp_path / "clients/alice/client.crt").unlink()
+    done = jobctl("list")
+    assert done.returncode == 125
+    assert done.stderr.startswith(b"jobctl: missing file: ")
+    assert done.stderr.endswith(b"/client.crt\n")
+
+
+def test_logs_write_both_streams_in_order_to_stdout(server, jobctl):
+    server.jobs.scripts[b"p"] = Script([(STDOUT, b"a\n"), (STDERR, b"b\n"), (STDOUT, b"c\n")], pb2.Outcome(exited=3))
+    job_id = server.add(b"p")
+    done = jobctl("logs", job_id)
+    assert (done.stdout, done.stderr, done.returncode) == (b"a\nb\nc\n", b"", 0)
+    assert jobctl("output", "--stderr", job_id).stdout == b"b\n"
+    assert jobctl("stream", "--offset", "3", job_id).stdout == b"\nc\n"
+    done = jobctl("logs", "--exit-code", "--tail", "1", "-t", job_id)
+    assert (done.stdout, done.returncode) == (b"2023-11-14T22:13:20.000000Z c\n", 3)
+
+
+def test_timestamps_begin_each_line_once_however_it_is_split(server, jobctl):
+    server.jobs.scripts[b"p"] = Script([(STDOUT, b"a"), (STDOUT, b"b\nc\n\n"), (STDOUT, b"d")])
+    stamp = b"2023-11-14T22:13:20.000000Z "
+    done = jobctl("logs", "-t", server.add(b"p"))
+    assert done.stdout == stamp + b"ab\n" + stamp + b"c\n" + stamp + b"\n" + stamp + b"d"
+
+
+def test_logs_as_jsonl_are_one_frame_a_line_and_an_end(server, jobctl):
+    server.jobs.scripts[b"p"] = Script([(STDOUT, b"text\n"), (STDERR, b"\xff")])
+    job_id = server.add(b"p")
+    frames = [json.loads(line) for line in jobctl("logs", "-o", "jsonl", job_id).stdout.splitlines()]
+    assert [frame.get("text") or frame.get("base64") for frame in frames] == ["text\n", "/w==", None]
+    assert [(frame.get("offset"), frame.get("stream")) for frame in frames[:2]] == [(0, "stdout"), (5, "stderr")]
+    assert frames[2]["end"]["state"] == "COMPLETED"
+    assert {frame["id"] for frame in frames} == {job_id}
+
+
+def test_dropped_output_is_never_silent(server, jobctl):  # O8
+    server.jobs.scripts[b"p"] = Script([(STDOUT, b"kept")], dropped_bytes=7)
+    done = jobctl("run", "--", "p")
+    assert done.stdout == b"kept"
+    assert b"lost 7 bytes of output to its output limit" in done.stderr
+
+
+def test_logs_without_following_end_while_the_job_runs(server, jobctl):
+    server.jobs.scripts[b"p"] = RUNS_ON
+    done = jobctl("logs", "--no-follow", "--since", "10m", server.add(b"p"))
+    assert (done.stdout, done.returncode) == (b"one\n", 0)
+
+
+def test_an_id_may_be_shortened_while_it_is_unique(server, jobctl):
+    ids = [server.add(b"echo") for _ in range(17)]  # one more than there are digits to begin with
+    ((digit, count),) = Counter(job_id[0] for job_id in ids).most_common(1)
+    done = jobctl("status", digit)
+    assert done.returncode == 2
+    assert f"{count} jobs begin so".encode() in done.stderr
+    done = jobctl("status", ids[3][:30].upper(), "-o", "json")
+    assert json.loads(done.stdout)["id"] == ids[3]
+
+
+@pytest.mark.parametrize("text", ["ffffffff", "../../etc", ""])
+def test_an_unknown_id_is_125(jobctl, text):
+    done = jobctl("status", text)
+    assert (done.returncode, done.stdout) == (125, b"")
+    assert b"no job" in done.stderr
+
+
+def test_stop_prints_the_ids_and_forgives_jobs_that_had_ended(server, jobctl):
+    server.jobs.scripts[b"p"] = RUNS_ON
+    running, ended = server.add(b"p"), server.add(b"echo")
+    done = jobctl("stop", "--grace", "1s", "-s", "int", running, ended)
+    assert done.returncode == 0
+    assert sorted(done.stdout.decode().split()) == sorted([running, ended])
+    assert f"{ended} had already ended".encode() in done.stderr
+    assert {request.signal for request in server.jobs.requests if isinstance(request, pb2.StopRequest)} == {2}
+
+
+def test_one_job_that_cannot_be_stopped_does_not_keep_the_others(server, jobctl):
+    server.jobs.scripts[b"p"] = RUNS_ON
+    running = server.add(b"p")
+    done = jobctl("cancel", str(uuid.uuid4()).replace("-", "")[:8] + "-0000-4000-8000-000000000000", running)
+    assert done.returncode == 125
+    assert done.stdout.decode().split() == [running]
+
+
+def test_kill_sends_sigkill_and_signal_what_it_is_told(server, jobctl):
+    server.jobs.scripts[b"p"] = RUNS_ON
+    assert jobctl("kill", server.add(b"p")).returncode == 0
+    assert server.last(pb2.SignalRequest).signal == 9
+    assert jobctl("signal", "-s", "SIGHUP", server.add(b"p")).returncode == 0
+    assert server.last(pb2.SignalRequest).signal == 1
+    assert jobctl("signal", server.add(b"p")).returncode == 2
+
+
+def test_wait_exits_with_the_highest_code(server, jobctl):
+    server.jobs.scripts[b"three"] = Script([], pb2.Outcome(exited=3))
+    done = jobctl("wait", server.add(b"echo"), server.add(b"three"))
+    assert done.returncode == 3
+    assert done.stdout == b""
+
+
+def test_wait_with_a_timeout_exits_124_while_the_job_runs(server, jobctl):
+    server.jobs.scripts[b"p"] = RUNS_ON
+    job_id = server.add(b"p")
+    done = jobctl("wait", "--timeout", "50ms", job_id)
+    assert done.returncode == 124
+    assert done.stderr == f"jobctl: job {job_id} still runs\n".encode()
+
+
+def test_wait_for_any_ends_with_the_first(server, jobctl):
+    server.jobs.scripts[b"p"] = RUNS_ON
+    ended = server.add(b"echo")
+    done = jobctl("wait", "--any", "-o", "jsonl", server.add(b"p"), ended)
+    assert done.returncode == 0
+    assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == [ended]
+
+
+def test_rm_refuses_a_running_job_unless_forced(server, jobctl):
+    server.jobs.scripts[b"p"] = RUNS_ON
+    job_id = server.add(b"p")
+    assert jobctl("rm", job_id).returncode == 125
+    assert jobctl("rm", "-f", job_id).stdout.decode().split() == [job_id]
+    assert not server.jobs.jobs
+
+
+def test_list_shows_what_runs_and_the_last_ten_that_ended(server, jobctl):
+    server.jobs.scripts[b"p"] = RUNS_ON
+    running = server.add(b"p", name="old")
+    ended = [server.add(b"echo") for _ in range(12)]
+    assert jobctl("ps", "-q").stdout.decode().split() == [running, *ended[:1:-1]]
+    assert len(jobctl("ls", "-a", "-q").stdout.split()) == 13
+    assert jobctl("list", "-q", "--filter", "name=old").stdout.decode().split() == [running]
+    assert len(jobctl("list", "-q", "--state", "completed").stdout.split()) == 12
+    assert len(json.loads(jobctl("list", "-n", "2", "-o", "json").stdout)) == 2
+
+
+def test_a_table_in_a_pipe_is_plain_and_in_full(server, jobctl):
+    job_id = server.add(b"echo", [b"a b", b"\x1b[2J\n"])
+    head, row = jobctl("list").stdout.decode().splitlines()
+    assert head.split() == ["ID", "NAME", "OWNER", "STATE", "EXIT", "CREATED", "DURATION", "COMMAND"]
+    assert row.startswith(f"{job_id}   -      alice   COMPLETED   0 ")
+    assert row.endswith("echo 'a b' '^[[2J^J'")
+
+
+def test_status_shows_people_how_a_job_ended(server, jobctl):
+    server.jobs.scripts[b"p"] = Script([], pb2.Outcome(oom_killed=pb2.Outcome.OomKilled()))
+    shown = dict(line.split(maxsplit=1) for line in jobctl("status", server.add(b"p")).stdout.decode().splitlines())
+    assert (shown["STATE"], shown["OUTCOME"]) == ("FAILED", "killed: out of memory")
+    assert "EXIT" not in shown
+
+
+def test_status_shows_programs_one_document(server, jobctl):
+    document = json.loads(jobctl("inspect", server.add(b"echo", [b"hi"])).stdout)
+    assert (document["state"], document["exit_code"], document["outcome"]) == (
+        "COMPLETED",
+        0,
+        {"kind": "exited", "code": 0},
+    )
+    assert document["spec"]["args"] == ["hi"]
+
+
+def test_the_context_option_works_before_and_behind_the_verb(authority, server, jobctl, tmp_path):
+    authority.context(tmp_path / "clients/bob", "bob", "127.0.0.1:1")
+    assert jobctl("list").returncode == 0
+    shown = [
+        jobctl("-u", "bob", "context", "show"),
+        jobctl("context", "show", "--context", str(tmp_path / "clients/bob")),
+    ]
+    assert all(b"user          bob\n" in done.stdout for done in shown)
+    assert b"cannot reach" in jobctl("-u", "bob", "list").stderr
+
+
+def test_contexts_are_added_listed_used_and_shown(server, jobctl, tmp_path):
+    directory = tmp_path / "clients/alice"
+    assert jobctl("context", "add", "work", str(directory)).returncode == 0
+    assert jobctl("context", "use", "work").returncode == 0
+    del jobctl.environment["JOBCTL_CONTEXT"]
+    assert jobctl("list").returncode == 0
+    (listed,) = json.loads(jobctl("context", "list", "-o", "json").stdout)
+    assert (listed["name"], listed["current"], listed["server"]) == ("work", True, server.address)
+    assert json.loads(jobctl("context", "show", "-o", "json").stdout)["key"] == str(directory / "client.key")
+    assert b"missing: ca, certificate" in jobctl("context", "add", "x", "--server", "h:1").stderr
+
+
+def test_a_mistyped_verb_is_answered_with_the_right_one(jobctl):
+    done = jobctl("strat", "--", "echo")
+    assert done.returncode == 2
+    assert b"did you mean 'start'" in done.stderr
+    assert b"did you mean 'list'" in jobctl("context", "lsit").stderr
+
+
+@pytest.mark.parametrize(
+    "line", [["start"], ["start", "--cpu", "x", "--", "p"], ["logs", "--bogus"], ["signal", "-s", "X", "a"]]
+)
+def test_a_wrong_command_line_is_2(jobctl, line):  # Q5
+    assert jobctl(*line).returncode == 2
+
+
+VERBS = ["start", "run", "status", "inspect", "logs", "follow", "list", "wait", "stop", "signal", "kill", "rm"]
+VERBS += ["context", "version", "completion"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_has_three_examples(jobctl, verb):  # Q4
+    text = jobctl(verb, "--help").stdout.decode()
+    _, _, examples = text.partition("Examples:\n")
+    assert len([line for line in examples.splitlines() if "jobctl" in line]) == 3
+
+
+def test_the_overview_names_every_verb_and_no_alias(jobctl):
+    text = jobctl("--help").stdout.decode()
+    listed = [line.split()[0] for line in text.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()]
+    assert sorted(listed) == sorted(set(VERBS) - {"inspect", "follow", "kill"})
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts_ask_jobctl(jobctl, shell):
+    assert b"_JOBCTL_COMPLETE" in jobctl("completion", shell).stdout
+
+
+def test_a_shell_gets_the_verbs_that_begin_so(jobctl):
+    jobctl.environment |= {"_JOBCTL_COMPLETE": "complete_bash", "COMP_WORDS": "jobctl st", "COMP_CWORD": "1"}
+    assert jobctl().stdout.decode().split() == ["start", "status", "stop"]
+
+
+def test_a_verb_loads_neither_rich_nor_the_help_of_others(server, jobctl):
+    job_id = server.add(b"echo")
+    loaded = jobctl_modules(jobctl, "status", job_id)
+    assert "jobworker.cli.render" in loaded
+    assert not {"rich", "rich.console", "jobworker.cli.follow"} & loaded
+    assert "grpc" not in jobctl_modules(jobctl, "version")
+
+
+def jobctl_modules(jobctl, *arguments):
+    """The modules that a run of jobctl imports."""
+    command = [sys.executable, "-X", "importtime", "-c", "from jobworker.cli.main import main; main()", *arguments]
+    done = subprocess.run(command, env=jobctl.environment, capture_output=True, text=True, check=True)
+    return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}

@@ -1,0 +1,365 @@
+"""jobworkerd and jobctl as they are in use: real processes, a real directory, real TLS."""
+
+import asyncio
+import json
+import os
+import random
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from host import JOB_PYTHON, job_groups
+
+from jobworker.client.context import Context
+from jobworker.client.grpc import JobClient
+
+SERVICE_UID = 199_999
+JOBCTL = "import sys; sys.argv[0] = 'jobctl'; from jobworker.cli.main import main; main()"
+_MODULES = "import cryptography.x509, google.protobuf, grpc, jobworker.service, uvloop"
+
+
+class Installation:
+    """A Python with jobworker, and whether a user without any rights can read it."""
+
+    def __init__(self, python: str, environment: dict[str, str]) -> None:
+        self.python = python
+        self.environment = {**os.environ, **environment, "PYTHONDONTWRITEBYTECODE": "1"}
+
+    def is_open_to_all(self) -> bool:
+        """Whether the service's user can run it."""
+        nobody = {"user": SERVICE_UID, "group": SERVICE_UID, "extra_groups": []}
+        try:
+            subprocess.run(
+                [self.python, "-c", _MODULES], env=self.environment, cwd="/", capture_output=True, check=True, **nobody
+            )
+        except (PermissionError, subprocess.CalledProcessError):
+            return False
+        return True
+
+
+class Daemon:
+    """One jobworkerd with its directory: its operator's commands, its users' commands, its life and death."""
+
+    def __init__(self, directory: Path, installation: Installation) -> None:
+        self.directory = directory
+        self.installation = installation
+        self.process: subprocess.Popen[str] | None = None
+        self.log = directory.parent / "log"
+        self.address = ""
+
+    # What its operator does.
+
+    def command(self, *arguments: object, **options) -> subprocess.CompletedProcess[str]:
+        """One command of jobworkerd, to its end."""
+        program = [self.installation.python, "-m", "jobworker.daemon.main", *map(str, arguments)]
+        settings = {"env": self.installation.environment, "cwd": "/", "timeout": 60} | options
+        return subprocess.run(program, capture_output=True, text=True, check=False, **settings)
+
+    def init(self, *users: str) -> None:
+        """Makes the state directory, for a free port, and contexts for `users`."""
+        self.address = f"127.0.0.1:{free_port()}"
+        made = self.command("init", "--dir", self.directory, "--listen", self.address)
+        assert made.returncode == 0, made.stderr
+        for user in users:
+            self.add(user)
+
+    def add(self, user: str, *options: object) -> None:
+        """Adds a user, with a context in the state directory."""
+        added = self.command("user", "add", user, "--dir", self.directory, *options)
+        assert added.returncode == 0, added.stderr
+
+    def remove(self, user: str) -> None:
+        """Takes a user's access away."""
+        removed = self.command("user", "remove", user, "--dir", self.directory)
+        assert removed.returncode == 0, removed.stderr
+
+    def audit(self) -> list[dict]:
+        """Every record of the audit, which must be whole."""
+        verified = self.command("audit", "verify", "--dir", self.directory)
+        assert verified.returncode == 0, verified.stderr
+        exported = self.command("audit", "export", "--dir", self.directory)
+        return [json.loads(line) for line in exported.stdout.splitlines()]
+
+    # Its life.
+
+    @property
+    def serve_command(self) -> list[str]:
+        config = str(self.directory / "jobworker.toml")
+        return [self.installation.python, "-m", "jobworker.daemon.main", "serve", "--config", config]
+
+    def start(self, **environment: str) -> str:
+        """Serves; the address that it said it is ready at."""
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(
+                self.serve_command,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=self.installation.environment | environment,
+                cwd="/",
+            )
+        line = self.process.stdout.readline()
+        match = re.fullmatch(r"ready grpc=(\S+)\n", line)
+        if match is None:
+            self.kill()
+            pytest.fail(f"{line!r} instead of the ready line; {self.log.read_text()}")
+        return match[1]
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def kill(self) -> None:
+        """kill -9 of the API process alone."""
+        self.process.kill()
+        self._collect()
+
+    def stop(self, seconds: float = 12) -> int:
+        """SIGTERM; its exit status, within the time it promises."""
+        self.process.terminate()
+        return self._collect(seconds)
+
+    def _collect(self, seconds: float = 12) -> int:
+        status = self.process.wait(seconds)
+        self.process.stdout.close()
+        self.process = None
+        return status
+
+    @property
+    def is_running(self) -> bool:
+        return self.process is not None
+
+    def descendants(self) -> dict[int, str]:
+        """The processes below the API process with their titles."""
+        return descendants(self.pid)
+
+    def process_titled(self, title: str) -> int:
+        """The one process below the API process with this title."""
+        (pid,) = [pid for pid, shown in self.descendants().items() if shown == title]
+        return pid
+
+    def job_groups(self) -> list[Path]:
+        return job_groups(self.directory)
+
+    def monitors(self) -> dict[str, int]:
+        """The monitor of every job that has one, by the job's id."""
+        ours = {entry.name for entry in (self.directory / "jobs").iterdir()}
+        titles = {title.removeprefix("jobworker-monitor "): pid for pid, title in all_titles()}
+        return {job_id: pid for job_id, pid in titles.items() if job_id in ours}
+
+    # What its users do.
+
+    def context(self, user: str = "alice") -> Context:
+        return Context.load(self.directory / "clients" / user)
+
+    def client(self, user: str = "alice"):
+        """The Python client, connected."""
+        return JobClient.connect(self.context(user))
+
+    def jobctl_command(self, *arguments: object, user: str = "alice") -> list[str]:
+        place = str(self.directory / "clients" / user)
+        return [sys.executable, "-c", JOBCTL, "--context", place, *map(str, arguments)]
+
+    def jobctl(self, *arguments: object, user: str = "alice", **options) -> subprocess.CompletedProcess[str]:
+        """One command of jobctl, to its end."""
+        settings = {"capture_output": True, "text": True, "timeout": 60, "check": False} | options
+        return subprocess.run(self.jobctl_command(*arguments, user=user), **settings)
+
+    def spawn_jobctl(self, *arguments: object, user: str = "alice", **options) -> subprocess.Popen[bytes]:
+        """A command of jobctl that goes on; its stdout and stderr are pipes."""
+        settings = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "bufsize": 0} | options
+        return subprocess.Popen(self.jobctl_command(*arguments, user=user), **settings)
+
+    def start_job(self, *command: str, user: str = "alice") -> str:
+        """The id of a new job."""
+        done = self.jobctl("start", "--", *command, user=user)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def job(self, job_id: str, user: str = "admin") -> dict:
+        """What `jobctl status` tells of a job."""
+        done = self.jobctl("status", "-o", "json", job_id, user=user)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    @asynccontextmanager
+    async def channel(self, user: str = "alice"):
+        """A bare gRPC channel with the user's certificate."""
+        context = self.context(user)
+        files = [path.read_bytes() for path in (context.ca, context.key, context.certificate)]
+        async with grpc.aio.secure_channel(self.address, grpc.ssl_channel_credentials(*files)) as channel:
+            yield channel
+
+    # Its end.
+
+    def clear(self) -> None:
+        """Ends and removes every job."""
+        if not self.is_running:
+            self.start()
+        listed = self.jobctl("list", "-a", "-q", user="admin")
+        assert listed.returncode == 0, listed.stderr
+        if ids := listed.stdout.split():
+            asyncio.run(self._remove(ids))
+
+    async def _remove(self, ids: list[str]) -> None:
+        async with self.client("admin") as client:
+            await asyncio.gather(*(client.remove(job_id, force=True) for job_id in ids))
+
+    def close(self) -> None:
+        """Ends the server and every process of its jobs, and shows its log when a test fails."""
+        if self.is_running:
+            try:
+                self.stop()
+            except subprocess.TimeoutExpired:
+                self.kill()
+        for pid in self.monitors().values():
+            os.kill(pid, 9)
+        sys.stdout.write(self.log.read_text() if self.log.exists() else "")
+
+
+def free_port() -> int:
+    """A port that nobody listens on, outside of the range that clients' own ports are from."""
+    while True:
+        port = random.randrange(10_000, 30_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
+
+
+def all_titles() -> Iterator[tuple[int, str]]:
+    """Every process of the host with its command line in words."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                yield int(entry.name), (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+            except OSError:
+                continue
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """The processes below `pid`, with their titles."""
+    titles = dict(all_titles())
+    found: dict[int, str] = {}
+    new = [pid]
+    while new:
+        parent = new.pop()
+        for child in children_of(parent):
+            found[child] = titles.get(child, "")
+            new.append(child)
+    return found
+
+
+def children_of(pid: int) -> list[int]:
+    """The child processes of `pid`; none when it is gone."""
+    try:
+        return [int(word) for task in Path(f"/proc/{pid}/task").iterdir() for word in (task / "children").read_text().split()]
+    except OSError:
+        return []
+
+
+def start_time(pid: int) -> int | None:
+    """When a process started, which tells it from a later one of the same pid; None when it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return int(fields[19]) if fields[0] not in {"Z", "X"} else None
+
+
+@pytest.fixture(scope="session")
+def installation() -> Installation:
+    """The Python to serve with: where there is one, one that the server's user can read, so that it gives root up."""
+    own = Installation(sys.executable, {})
+    places = (str(Path(__file__).parents[2] / "src"), sysconfig.get_path("purelib"))
+    system = Installation(JOB_PYTHON, {"PYTHONPATH": os.pathsep.join(places)})
+    return next((each for each in (own, system) if os.geteuid() == 0 and each.is_open_to_all()), own)
+
+
+@pytest.fixture(scope="session")
+def daemon(installation: Installation) -> Iterator[Daemon]:
+    """A server for all tests that leave it as it is, with alice, bob and admin."""
+    with _place() as place:
+        daemon = Daemon(place / "state", installation)
+        daemon.init("alice", "bob")
+        daemon.start()
+        try:
+            yield daemon
+            daemon.clear()
+            assert daemon.stop() == 0
+            assert daemon.job_groups() == []
+        finally:
+            daemon.close()
+
+
+@pytest.fixture
+def own_daemon(state: Path, installation: Installation) -> Iterator[Daemon]:
+    """A server of the test's own, to be started, stopped and killed; in the end it must still be able to end its jobs."""
+    daemon = Daemon(state, installation)
+    daemon.init("alice", "bob")
+    try:
+        yield daemon
+        daemon.clear()
+        assert daemon.stop() == 0
+        assert daemon.monitors() == {}
+    finally:
+        daemon.close()
+
+
+@pytest.fixture
+def empty_daemon(state: Path, installation: Installation) -> Iterator[Daemon]:
+    """A state directory as init leaves it, for servers that are not to start."""
+    daemon = Daemon(state, installation)
+    daemon.init()
+    try:
+        yield daemon
+    finally:
+        daemon.close()
+
+
+class _place:  # noqa: N801 - used like a function
+    """A directory that every user can get into, removed in the end."""
+
+    def __enter__(self) -> Path:
+        self.path = Path(tempfile.mkdtemp(prefix="jobworker-e2e-", dir="/var/tmp"))
+        self.path.chmod(0o755)
+        return self.path
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self.path)
+
+
+@pytest.fixture(scope="session")
+def eventually():
+    """Waits until a condition holds, and returns what it was; the deadline fails the test."""
+
+    def wait(condition, seconds: float = 10.0, what: str = ""):
+        deadline = time.monotonic() + seconds
+        while not (found := condition()):
+            assert time.monotonic() < deadline, what or f"still not so after {seconds} seconds: {condition}"
+            time.sleep(0.01)
+        return found
+
+    return wait
+
+
+@pytest.fixture(scope="session", name="children_of")
+def _children_of():
+    return children_of
+
+
+@pytest.fixture(scope="session", name="start_time")
+def _start_time():
+    return start_time

@@ -1,0 +1,2 @@
+// Ends well; nothing but itself is needed to load it.
+int main(void) { return 0; }

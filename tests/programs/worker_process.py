@@ -1,0 +1,31 @@
+"""A worker in a process of its own, to be killed: STATE as argument, one JSON spec a line on stdin.
+
+Answers each with one JSON line: the job's id, or the error; {"output": id} is answered at the job's end.
+"""
+
+import asyncio
+import json
+import sys
+from typing import Any
+
+from jobworker import JobError, JobSpec, Worker
+
+
+async def _answer(worker: Worker, request: dict[str, Any]) -> dict[str, Any]:
+    try:
+        if "output" in request:
+            output = b"".join([chunk.data async for chunk in worker.output(request["output"])])
+            return {"output": output.decode()}
+        return {"id": (await worker.start(JobSpec.from_document(request))).id}
+    except JobError as error:
+        return {"error": error.message, "code": error.code.value}
+
+
+async def main() -> None:
+    async with await Worker.open(sys.argv[1]) as worker:
+        print(json.dumps({"launcher": worker._launcher.pid}), flush=True)
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            print(json.dumps(await _answer(worker, json.loads(line))), flush=True)
+
+
+asyncio.run(main())

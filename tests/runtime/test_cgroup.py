@@ -1,0 +1,266 @@
+"""Control groups: which trees a host has, what a limit becomes in each, and refusals that name the remedy."""
+
+import os
+from pathlib import Path
+
+import pytest
+from host import needs_root
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobworker.core.errors import ErrorCode, JobError
+from jobworker.core.spec import Limits, MiB
+from jobworker.runtime.cgroup import Cgroup, CgroupHost, Hierarchy, Knob, find_hierarchies, knobs_v1, knobs_v2
+
+# /proc/self/mountinfo of real distributions; {root} is where the trees of a test are.
+DEBIAN_12 = """\
+24 30 0:22 / /sys rw,nosuid,nodev,noexec,relatime shared:7 - sysfs sysfs rw
+30 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw,discard,errors=remount-ro
+29 24 0:26 / {root} rw,nosuid,nodev,noexec,relatime shared:9 - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot
+33 25 0:29 / /dev/hugepages rw,relatime shared:15 - hugetlbfs hugetlbfs rw,pagesize=2M
+"""
+HYBRID_ONE_TREE_A_CONTROLLER = """\
+23 27 0:22 / /sys rw,relatime - sysfs sysfs rw
+31 23 0:28 / {root} rw,relatime - tmpfs tmpfs rw,mode=755
+32 31 0:29 / {root}/cpu rw,relatime - cgroup cgroup rw,cpu
+33 31 0:30 / {root}/cpuacct rw,relatime - cgroup cgroup rw,cpuacct
+34 31 0:31 / {root}/cpuset rw,relatime - cgroup cgroup rw,cpuset
+35 31 0:32 / {root}/memory rw,relatime - cgroup cgroup rw,memory
+37 31 0:34 / {root}/freezer rw,relatime - cgroup cgroup rw,freezer
+38 31 0:35 / {root}/blkio rw,relatime - cgroup cgroup rw,blkio
+39 31 0:36 / {root}/pids rw,relatime - cgroup cgroup rw,pids
+40 31 0:37 / {root}/systemd rw,relatime - cgroup cgroup rw,name=systemd
+41 31 0:38 / {root}/unified rw,relatime - cgroup2 cgroup2 rw
+"""
+CENTOS_7 = """\
+17 60 0:17 / /sys rw,nosuid,nodev,noexec,relatime shared:6 - sysfs sysfs rw
+23 17 0:21 / {root} ro,nosuid,nodev,noexec shared:8 - tmpfs tmpfs ro,mode=755
+24 23 0:22 / {root}/systemd rw,nosuid shared:9 - cgroup cgroup rw,xattr,name=systemd
+26 23 0:24 / {root}/cpu,cpuacct rw,nosuid,nodev,noexec,relatime shared:10 - cgroup cgroup rw,cpuacct,cpu
+27 23 0:25 / {root}/memory rw,nosuid,nodev,noexec,relatime shared:11 - cgroup cgroup rw,memory
+28 23 0:26 / {root}/net_cls,net_prio rw,nosuid,nodev,noexec,relatime shared:12 - cgroup cgroup rw,net_prio,net_cls
+29 23 0:27 / {root}/blkio rw,nosuid,nodev,noexec,relatime shared:13 - cgroup cgroup rw,blkio
+30 23 0:28 / {root}/pids rw,nosuid,nodev,noexec,relatime shared:14 - cgroup cgroup rw,pids
+"""
+CONTAINER_V2 = """\
+1500 1400 0:90 / / rw,relatime master:500 - overlay overlay rw,lowerdir=/l,upperdir=/u,workdir=/w
+1503 1500 0:93 / /sys ro,nosuid,nodev,noexec,relatime - sysfs sysfs ro
+1504 1503 0:26 / {root} rw,nosuid,nodev,noexec,relatime - cgroup2 cgroup rw,nsdelegate,memory_recursiveprot
+"""
+
+
+def v2_tree(path: Path, controllers: str) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "cgroup.controllers").write_text(controllers + "\n")
+    (path / "cgroup.subtree_control").write_text("\n")
+    return path
+
+
+def found(mountinfo: str, root: Path, own: str, *, is_delegated: bool = False) -> list[tuple[str, tuple[str, ...], bool]]:
+    trees = find_hierarchies(mountinfo.format(root=root), own, is_delegated)
+    return [(str(Path(tree.path).relative_to(root)), tree.controllers, tree.is_v2) for tree in trees]
+
+
+def test_a_pure_v2_host_has_one_tree(tmp_path: Path) -> None:
+    v2_tree(tmp_path, "cpuset cpu io memory hugetlb pids rdma misc")
+    own = "0::/system.slice/jobworkerd.service\n"
+    assert found(DEBIAN_12, tmp_path, own) == [
+        (".", ("cpuset", "cpu", "io", "memory", "hugetlb", "pids", "rdma", "misc"), True)
+    ]
+
+
+def test_a_hybrid_host_has_v1_controllers_and_a_v2_tree_without_any(tmp_path: Path) -> None:
+    v2_tree(tmp_path / "unified", "")
+    own = "8:pids:/\n4:memory:/agent\n1:cpu:/\n0::/\n"
+    assert found(HYBRID_ONE_TREE_A_CONTROLLER, tmp_path, own) == [
+        ("unified", (), True),
+        ("cpu", ("cpu",), False),
+        ("cpuacct", ("cpuacct",), False),
+        ("memory", ("memory",), False),
+        ("blkio", ("blkio",), False),
+        ("pids", ("pids",), False),
+    ]
+
+
+def test_controllers_that_are_mounted_together_are_one_tree(tmp_path: Path) -> None:
+    assert found(CENTOS_7, tmp_path, "4:cpuacct,cpu:/\n1:name=systemd:/system.slice\n") == [
+        ("cpu,cpuacct", ("cpu", "cpuacct"), False),
+        ("memory", ("memory",), False),
+        ("blkio", ("blkio",), False),
+        ("pids", ("pids",), False),
+    ]
+
+
+def test_in_a_container_the_top_of_the_tree_is_what_the_container_shows(tmp_path: Path) -> None:
+    """Without a cgroup namespace our own group is named by a path that is not there."""
+    v2_tree(tmp_path, "cpu io memory pids")
+    for own in ("0::/\n", "0::/system.slice/docker-4ac1.scope\n", "0::/../../other\n"):
+        assert found(CONTAINER_V2, tmp_path, own) == [(".", ("cpu", "io", "memory", "pids"), True)]
+
+
+def test_a_group_that_is_delegated_to_us_is_our_place(tmp_path: Path) -> None:
+    """S5."""
+    v2_tree(tmp_path, "cpu io memory pids")
+    v2_tree(tmp_path / "system.slice/jobworkerd.service", "memory pids")
+    own = "0::/system.slice/jobworkerd.service\n"
+    assert found(DEBIAN_12, tmp_path, own, is_delegated=True) == [
+        ("system.slice/jobworkerd.service", ("memory", "pids"), True)
+    ]
+
+
+def test_a_host_without_control_groups_has_no_trees(tmp_path: Path) -> None:
+    assert found("30 1 254:1 / / rw - ext4 /dev/vda1 rw\n", tmp_path, "") == []
+
+
+DISK = "254:0"
+UNLIMITED = Limits(memory=None, pids=None)
+# limits → (what v1 writes, what v2 writes), as file and value
+TABLE: list[tuple[Limits, dict[str, str], dict[str, str]]] = [
+    (UNLIMITED, {}, {}),
+    (
+        Limits(memory=64 * MiB + 5, pids=None),
+        {"memory.limit_in_bytes": "67108864", "memory.memsw.limit_in_bytes": "67108864"},
+        {"memory.max": "67108864", "memory.swap.max": "0", "memory.oom.group": "1"},
+    ),
+    (Limits(memory=None, pids=7), {"pids.max": "7"}, {"pids.max": "7"}),
+    (
+        Limits(memory=None, pids=None, cpu=0.5),
+        {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "50000"},
+        {"cpu.max": "50000 100000"},
+    ),
+    (
+        Limits(memory=None, pids=None, cpu=2.25),
+        {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "225000"},
+        {"cpu.max": "225000 100000"},
+    ),
+    (
+        Limits(memory=None, pids=None, io_read_bps=10, io_write_bps=20, io_read_iops=30, io_write_iops=40),
+        {
+            "blkio.throttle.read_bps_device": "254:0 10",
+            "blkio.throttle.write_bps_device": "254:0 20",
+            "blkio.throttle.read_iops_device": "254:0 30",
+            "blkio.throttle.write_iops_device": "254:0 40",
+        },
+        {"io.max": "254:0 rbps=10", "io.max ": "254:0 wbps=20", "io.max  ": "254:0 riops=30", "io.max   ": "254:0 wiops=40"},
+    ),
+]
+
+
+def written(knobs: list[Knob]) -> list[tuple[str, str]]:
+    return [(knob.file, knob.value) for knob in knobs]
+
+
+@pytest.mark.parametrize(("limits", "v1", "v2"), TABLE)
+def test_a_limit_becomes_the_values_that_the_kernel_documents(
+    limits: Limits, v1: dict[str, str], v2: dict[str, str]
+) -> None:
+    assert written(list(knobs_v1(limits, DISK))) == list(v1.items())
+    assert written(list(knobs_v2(limits, DISK))) == [(file.strip(), value) for file, value in v2.items()]
+
+
+@given(
+    st.builds(
+        Limits,
+        cpu=st.none() | st.floats(0.01, 4096),
+        memory=st.none() | st.integers(4 * MiB, 1 << 62),
+        pids=st.none() | st.integers(1, 4_194_304),
+        io_read_bps=st.none() | st.integers(1, 1 << 62),
+        io_write_iops=st.none() | st.integers(1, 1 << 62),
+    )
+)
+def test_both_versions_limit_the_same_things(limits: Limits) -> None:
+    by_v1 = {knob.controller for knob in knobs_v1(limits, DISK)}
+    by_v2 = {knob.controller for knob in knobs_v2(limits, DISK)}
+    asked = {
+        "cpu": limits.cpu is not None,
+        "memory": limits.memory is not None,
+        "pids": limits.pids is not None,
+        "io": limits.limits_io(),
+    }
+    assert by_v1 == by_v2 == {controller for controller, is_asked in asked.items() if is_asked}
+
+
+# Refusals: trees of plain files, which are as wrong as no kernel's.
+
+ASKED = {
+    "cpu": Limits(memory=None, pids=None, cpu=0.5),
+    "memory": Limits(pids=None),
+    "pids": Limits(memory=None),
+    "io": Limits(memory=None, pids=None, io_read_bps=1000),
+}
+
+
+@pytest.mark.parametrize("missing", ASKED)
+@pytest.mark.parametrize("is_v2", [True, False])
+def test_a_limit_without_its_controller_is_refused_with_the_remedy(tmp_path: Path, missing: str, is_v2: bool) -> None:  # noqa: FBT001
+    """S3."""
+    names = {"cpu", "memory", "pids", "io" if is_v2 else "blkio"} - {missing, "blkio" if missing == "io" else ""}
+    group = Cgroup([(Hierarchy(str(tmp_path), tuple(names), is_v2), str(tmp_path))])
+    with pytest.raises(JobError, match=f"{missing} limit: this host has no {missing} controller; boot") as refused:
+        group.limit(ASKED[missing], DISK)
+    assert refused.value.code is ErrorCode.UNSUPPORTED
+
+
+@pytest.mark.parametrize("controller", ASKED)
+def test_a_limit_whose_file_is_missing_is_refused_by_name(tmp_path: Path, controller: str) -> None:
+    """S3: as when the controller was not handed down to our group."""
+    tree = Hierarchy(str(tmp_path), ("cpu", "memory", "pids", "io"), is_v2=True)
+    with pytest.raises(JobError, match=f"the {controller} controller refuses") as refused:
+        Cgroup([(tree, str(tmp_path))]).limit(ASKED[controller], DISK)
+    assert refused.value.code is ErrorCode.UNSUPPORTED
+
+
+def test_a_limit_that_the_kernel_does_not_show_is_refused(tmp_path: Path) -> None:
+    """S3: what was written is read back; /dev/null takes everything and shows nothing."""
+    (tmp_path / "pids.max").symlink_to("/dev/null")
+    tree = Hierarchy(str(tmp_path), ("pids",), is_v2=True)
+    with pytest.raises(JobError, match="pids: the pids controller refuses 256: the kernel shows '' instead"):
+        Cgroup([(tree, str(tmp_path))]).limit(ASKED["pids"], DISK)
+    (tmp_path / "pids.max").unlink()
+    (tmp_path / "pids.max").touch()
+    assert Cgroup([(tree, str(tmp_path))]).limit(ASKED["pids"], DISK) == {"pids": "256"}, "the control"
+
+
+@needs_root
+def test_groups_are_made_limited_measured_and_removed_on_this_host() -> None:
+    """S2: in every tree that this host has; what is shown is what the kernel shows."""
+    host = CgroupHost.discover(f"jobworker-test-{os.getpid()}")
+    host.prepare()
+    try:
+        group = host.group("a-job")
+        group.create()
+        try:
+            effective = group.limit(Limits(cpu=0.5, memory=64 * MiB, pids=9), None)
+            assert effective["memory"] == str(64 * MiB)
+            assert effective["pids"] == "9"
+            assert host.names() == {"a-job"}
+            usage = group.usage()
+            assert usage.cpu_seconds == 0
+            assert usage.oom_kills == 0
+            assert usage.memory_peak is not None
+            group.create()  # what is left of an earlier one is no obstacle
+            group.wait_empty()
+        finally:
+            group.remove()
+        assert host.names() == set()
+        group.remove()
+        group.kill()
+        group.wait_empty()
+    finally:
+        host.remove_parent()
+    assert not [tree.path for tree in host.hierarchies if list(Path(tree.path).glob(f"jobworker-test-{os.getpid()}"))]
+
+
+@needs_root
+def test_a_value_that_the_kernel_refuses_is_named() -> None:
+    """S3."""
+    host = CgroupHost.discover(f"jobworker-test-{os.getpid()}")
+    host.prepare()
+    group = host.group("a-job")
+    try:
+        group.create()
+        with pytest.raises(JobError, match=r"io_read_bps: the io controller refuses 4095:1048575 1000: No such device"):
+            group.limit(ASKED["io"], "4095:1048575")
+    finally:
+        group.remove()
+        host.remove_parent()
