@@ -98,6 +98,7 @@ async def run_job(worker: Worker, spec: JobSpec) -> tuple[JobStatus, bytes]:
 async def start_talking(worker: Worker, spec: JobSpec) -> JobStatus:
     """The job as soon as it has written something: a victim that is ready says so."""
     job = await worker.start(spec)
-    async for _ in worker.output(job.id):
-        break
+    async with contextlib.aclosing(worker.output(job.id)) as chunks:
+        async for _ in chunks:
+            break
     return job

@@ -253,6 +253,9 @@ class Worker:
         skip forward. Without `follow` it ends at what is on record now. When it ends by itself
         after following, the job's final state is visible. A slow reader slows nobody.
         """
+        for name, value, least in (("offset", offset, 0), ("tail_lines", tail_lines, 0), ("max_chunk", max_chunk, 1)):
+            if value is not None and value < least:
+                raise invalid(name, value, f"{least} or more")
         job = self._find(job_id)
         await job.wait_started()
         reader = self._open_output(job, offset, streams)
@@ -471,6 +474,7 @@ class _Job:
         self._usage: Usage = Usage()
         self._output: OutputTotals = OutputTotals()
         self._channel: socket.socket | None = None
+        self._refusal: JobError | None = None  # what launcher or monitor said instead of running it
         self._failure: JobError | None = None
         self._usage_news: asyncio.Event | None = None  # set when the request for usage that is under way is over
 
@@ -503,7 +507,8 @@ class _Job:
         fills up, however many ask.
         """
         if self._channel is None:
-            return self.status()  # its end is being put on record
+            await asyncio.sleep(0)  # its end is being put on record, which must get its turn
+            return self.status()
         news = self._usage_news
         if news is None:
             try:
@@ -531,8 +536,13 @@ class _Job:
         await self._wait_until(lambda: self.is_ended)
 
     async def wait_answer(self) -> None:
-        """Returns at the first word of launcher or monitor."""
-        await self.wait_started()
+        """Returns at the first word of launcher or monitor; raises when it is that nothing runs.
+
+        For the one who started it; to all others a start has failed only when it is undone.
+        """
+        await self._wait_until(lambda: self._refusal is not None or not isinstance(self.phase, Pending))
+        if self._refusal is not None:
+            raise self._refusal
 
     async def _wait_until(self, condition: Callable[[], bool]) -> None:
         news = asyncio.Event()
@@ -600,16 +610,20 @@ class _Job:
                 self._on_finished(self, Ending.from_document(ending))
             case wire.StartFailed():
                 self.detach()
-                self.fail(message.error())
+                self._refuse(message.error())
             case _ if isinstance(self.phase, Pending) and not self.boot_id:
                 self.detach()
-                self.fail(JobError(ErrorCode.UNAVAILABLE, "the job's launch was interrupted; try again"))
+                self._refuse(JobError(ErrorCode.UNAVAILABLE, "the job's launch was interrupted; try again"))
             case _:
                 self.detach()
                 self._on_finished(self, None)
 
+    def _refuse(self, error: JobError) -> None:
+        self._refusal = error
+        self._tell()
+
     def fail(self, error: JobError) -> None:
-        """The program never ran."""
+        """The program never ran, and nothing of the try is left."""
         self._failure = error
         self._tell()
 

@@ -1,6 +1,7 @@
 """jobworkerd and jobctl as they are in use: real processes, a real directory, real TLS."""
 
 import asyncio
+import gc
 import json
 import os
 import random
@@ -122,14 +123,14 @@ class Daemon:
     def kill(self) -> None:
         """kill -9 of the API process alone."""
         self.process.kill()
-        self._collect()
+        self.collect()
 
     def stop(self, seconds: float = 12) -> int:
         """SIGTERM; its exit status, within the time it promises."""
         self.process.terminate()
-        return self._collect(seconds)
+        return self.collect(seconds)
 
-    def _collect(self, seconds: float = 12) -> int:
+    def collect(self, seconds: float = 12) -> int:
         status = self.process.wait(seconds)
         self.process.stdout.close()
         self.process = None
@@ -311,6 +312,7 @@ def own_daemon(state: Path, installation: Installation) -> Iterator[Daemon]:
     daemon.init("alice", "bob")
     try:
         yield daemon
+        gc.collect()  # grpc gives the descriptors of a channel back with the last reference to it
         daemon.clear()
         assert daemon.stop() == 0
         assert daemon.monitors() == {}

@@ -141,7 +141,7 @@ def crash_rounds(daemon, rounds, seconds, children_of, start_time):
             starting = asyncio.create_task(start_all(daemon, new, known))
             await asyncio.sleep(chance.uniform(0, 0.15))  # the random moment
             os.kill(daemon.pid, signal.SIGKILL)
-            await asyncio.to_thread(daemon._collect)
+            await asyncio.to_thread(daemon.collect)
             await asyncio.sleep(chance.choice((0, 0, 0.1)))  # a downtime in which some end
             await asyncio.to_thread(daemon.start)
             await starting
@@ -220,11 +220,11 @@ def test_running_jobs_keep_their_processes_over_a_crash_and_can_be_stopped_after
 
 
 def test_a_stop_on_record_when_the_server_dies_is_finished_by_the_next_one(own_daemon, eventually):
-    """C1, P1: the program takes no notice of SIGTERM, and the grace is long."""
+    """C1, P1: the program takes no notice of SIGTERM."""
     own_daemon.start()
     job_id = own_daemon.start_job("sh", "-c", "trap '' TERM; echo ready; while :; do sleep 1000; done")
     eventually(lambda: own_daemon.jobctl("logs", "--no-follow", job_id).stdout == "ready\n")
-    stopping = own_daemon.spawn_jobctl("stop", "--grace", "1h", job_id)
+    stopping = own_daemon.spawn_jobctl("stop", "--grace", "3s", job_id)
     eventually(lambda: any(record["action"] == "job.stop" for record in own_daemon.audit()))
     own_daemon.kill()
     stopping.kill()
@@ -354,7 +354,7 @@ def test_after_kill_9_of_everything_a_new_start_works(own_daemon, eventually, st
     for pid in everything:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    own_daemon._collect()
+    own_daemon.collect()
     eventually(lambda: {start_time(pid) for pid in everything} == {None})
     own_daemon.start()
     assert {own_daemon.job(job_id)["outcome"]["kind"] for job_id in jobs} == {"lost"}

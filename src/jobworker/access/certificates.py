@@ -420,3 +420,27 @@ def key_type(pem: bytes) -> str:
         case rsa.RSAPrivateKey():
             return "rsa"
     raise KeyRefused("the server key must be an ECDSA or an RSA key")
+
+
+def server_key_type(key: Path, certificate: Path, ca: Path) -> str:
+    """The `key_type` of the server's key, when it is the certificate's, and the CA bundle can be read.
+
+    Otherwise KeyRefused, naming the file that is wrong: grpc would only say that it cannot listen.
+    """
+    pem = read_key(key, "server key")
+    try:
+        found = key_type(pem)
+    except KeyRefused as refused:
+        raise KeyRefused(f"{key}: {refused}") from None
+    served, *_ = _read_certificates(certificate, "server certificate")
+    _read_certificates(ca, "CA bundle")
+    if served.public_key() != serialization.load_pem_private_key(pem, password=None).public_key():
+        raise KeyRefused(f"the server key {key} does not belong to {certificate}; restore both from a backup")
+    return found
+
+
+def _read_certificates(path: Path, role: str) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(path.read_bytes())
+    except ValueError:
+        raise KeyRefused(f"the {role} {path} holds no readable certificate; restore it from a backup") from None

@@ -37,7 +37,7 @@ _REASONS: Final = (
     (r"[Hh]andshake", "the TLS handshake failed"),
     (r"DNS|[Dd]omain name|lookup failed", "host not found"),
     (
-        r"Connection reset|Socket closed|Broken pipe|End of TCP stream|GOAWAY",
+        r"Connection reset|Socket closed|Broken pipe|End of TCP stream|GOAWAY|CANCELLED",
         "the server closed the connection; it may be stopping, or refuse the context's certificate",
     ),
 )
@@ -50,7 +50,7 @@ def failure(error: grpc.aio.AioRpcError, server: str) -> JobError:
     if exact in _CODES:
         return JobError(_CODES[exact], details)
     match error.code():
-        case grpc.StatusCode.UNAVAILABLE:
+        case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED:  # cancelled by a server that stops
             return JobError(ErrorCode.UNAVAILABLE, f"cannot reach {server}: {_reason(details)}")
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return JobError(ErrorCode.UNAVAILABLE, f"cannot reach {server}: no answer in time; try again")

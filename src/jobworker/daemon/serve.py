@@ -105,6 +105,7 @@ def _can_read(account: Account, directory: Path) -> bool:
 def _become(account: Account) -> None:
     """Gives up every right of root for good, where there is one to give up."""
     if account.uid != 0:
+        linux.drop_bounding_set()
         os.setgroups(())
         os.setresgid(account.gid, account.gid, account.gid)
         os.setresuid(account.uid, account.uid, account.uid)
@@ -119,9 +120,12 @@ def _raise_descriptor_limit() -> None:
 
 
 def _run(config: Config, launcher: LauncherClient) -> int:
-    from jobworker.access.certificates import key_type, read_key  # noqa: PLC0415 - after the launcher
+    from jobworker.access.certificates import server_key_type  # noqa: PLC0415 - after the launcher
 
-    os.environ["GRPC_SSL_CIPHER_SUITES"] = _NO_TLS_1_2[key_type(read_key(config.tls.key, "server key"))]
+    key_type = server_key_type(config.tls.key, config.tls.certificate, config.tls.ca)
+    os.environ["GRPC_SSL_CIPHER_SUITES"] = _NO_TLS_1_2[key_type]
+    # The transport's own log would only repeat, in its words, what our messages say.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     import uvloop  # noqa: PLC0415 - after the launcher
 
     try:

@@ -112,15 +112,24 @@ def is_supervised(directory: int) -> bool:
     return False
 
 
-def listen(directory: int) -> socket.socket:
+def listen(directory: int) -> int:
     """The monitor's control socket; changes the working directory, since socket paths are short."""
     os.fchdir(directory)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    os.umask(0o177)
-    listener.bind(CONTROL)
-    listener.listen(16)
-    os.chdir("/")
-    return listener
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as listener:
+        before = os.umask(0o177)
+        try:
+            listener.bind(CONTROL)
+            listener.listen(16)
+        finally:
+            os.umask(before)
+            os.chdir("/")
+        return listener.detach()
+
+
+def accept(listener: int) -> socket.socket:
+    """The next channel that somebody has opened to the control socket; BlockingIOError when there is none."""
+    with socket.socket(fileno=os.dup(listener)) as copy:
+        return copy.accept()[0]
 
 
 def connect(directory: int) -> socket.socket:

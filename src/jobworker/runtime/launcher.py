@@ -18,10 +18,13 @@ from typing import Final, NoReturn
 
 from jobworker.core.errors import ErrorCode, JobError
 from jobworker.core.job_id import is_job_id
+from jobworker.core.spec import JobSpec
 from jobworker.runtime import block_device, job_dir, linux, sandbox, wire
 from jobworker.runtime.cgroup import CgroupHost
-from jobworker.runtime.monitor import Assignment, Plan, supervise
+from jobworker.runtime.monitor import Assignment, Monitor
 from jobworker.runtime.uid_range import UidLease, UidRange
+
+Plan = Callable[[JobSpec, sandbox.HostView, sandbox.Confinement], list[sandbox.Step]]
 
 _PEER_CREDENTIALS: Final = struct.Struct("3i")
 _LOWEST_UID: Final = 1000  # no job may share a uid with the system's own accounts
@@ -70,8 +73,9 @@ def _prepare_process() -> None:
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_DFL)
     # The server decides when the launcher ends, by closing the socket; a terminal does not.
+    # Handlers that do nothing, since exec resets a handler and keeps an ignored signal ignored.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, lambda *_: None)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
@@ -108,7 +112,8 @@ class Launcher:
 
     def serve(self) -> None:
         """Launches what the server asks for until it hangs up."""
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # monitors put their own end on record
+        # Monitors put their own end on record, and take this back before they fork.
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         while True:
             order, fds = wire.receive(self._control, max_fds=2)
             match order, fds:
@@ -146,20 +151,31 @@ class Launcher:
         lease = self._uids.lease()
         try:
             group.create()
-            job = Assignment(
-                job_id=job_id,
-                spec=spec,
-                directory=directory,
-                channel=channel,
-                cgroup=group,
-                effective_limits=group.limit(spec.limits, disk),
-                uid=self._floor(lease),
-                host=self._host,
-                plan=self._plan,
-                service_uid=self._bootstrap.service_uid,
-                service_gid=self._bootstrap.service_gid,
+            effective_limits = group.limit(spec.limits, disk)
+            uid = self._floor(lease)
+
+            def steps(status_fd: int) -> list[sandbox.Step]:
+                entries = tuple(group.entry_files())
+                confinement = sandbox.Confinement(job_id=job_id, uid=uid, entry_files=entries, status_fd=status_fd)
+                return self._plan(spec, self._host, confinement)
+
+            monitor = Monitor(
+                Assignment(
+                    job_id=job_id,
+                    spec=spec,
+                    directory=directory,
+                    channel=channel,
+                    cgroup=group,
+                    effective_limits=effective_limits,
+                    isolation=sandbox.describe(spec, uid),
+                    uid=uid,
+                    steps=steps,
+                    service_uid=self._bootstrap.service_uid,
+                    service_gid=self._bootstrap.service_gid,
+                )
             )
-            self._fork_monitor(job)
+            monitor.prepare()
+            self._fork(monitor)
         except BaseException:
             group.remove()
             raise
@@ -172,16 +188,20 @@ class Launcher:
             raise JobError(ErrorCode.INTERNAL, "no safe uid for the job")
         return lease.uid
 
-    def _fork_monitor(self, job: Assignment) -> None:
-        linux.unshare(linux.CLONE_NEWPID)
+    def _fork(self, monitor: Monitor) -> None:
+        """Gives the monitor a process, the first one of a new PID namespace."""
         try:
-            if os.fork() == 0:
-                self._control.close()
-                os.close(self._own_namespace)
-                supervise(job)
+            linux.unshare(linux.CLONE_NEWPID)
+            try:
+                if os.fork() == 0:
+                    self._control.close()
+                    os.close(self._own_namespace)
+                    monitor.supervise()
+            finally:
+                # unshare is possible again only after a return to our own namespace; pid_namespaces(7).
+                linux.setns(self._own_namespace, linux.CLONE_NEWPID)
         finally:
-            # unshare is possible again only after a return to our own namespace; pid_namespaces(7).
-            linux.setns(self._own_namespace, linux.CLONE_NEWPID)
+            monitor.release()
 
     def _clean_up(self, job_id: str, channel: socket.socket) -> None:
         """Ends and removes what is left of a job whose monitor is gone."""

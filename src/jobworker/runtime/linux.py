@@ -10,6 +10,7 @@ import os
 import platform
 import socket
 import struct
+from functools import cache
 from typing import Final
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -173,17 +174,22 @@ def _prctl(option: int, argument: int) -> None:
     _check(_libc.prctl(option, ctypes.c_ulong(argument), 0, 0, 0), "prctl")
 
 
+@cache
+def _argument_area() -> tuple[int, int]:
+    """Where the process's arguments lie on the stack: fields 48 and 49 of /proc/self/stat, see proc(5)."""
+    with open("/proc/self/stat", "rb") as stat:
+        fields = stat.read().rpartition(b")")[2].split()
+    return int(fields[45]), int(fields[46])
+
+
 def set_process_title(title: str) -> None:
     """What `ps` shows for this process, in place of a command line that may hold paths.
 
-    Written over the arguments on the stack and cut to their length; fields 48 and 49 of
-    /proc/self/stat say where they are, see proc(5).
+    Written over the arguments and cut to their length.
     """
     encoded = os.fsencode(title)
     _libc.prctl(_PR_SET_NAME, encoded[:15], 0, 0, 0)
-    with open("/proc/self/stat", "rb") as stat:
-        fields = stat.read().rpartition(b")")[2].split()
-    start, end = int(fields[45]), int(fields[46])
+    start, end = _argument_area()
     if 0 < start < end:
         ctypes.memset(start, 0, end - start)
         ctypes.memmove(start, encoded, min(len(encoded), end - start - 1))

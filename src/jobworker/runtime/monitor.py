@@ -15,9 +15,9 @@ import signal
 import socket
 import struct
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, NoReturn, assert_never
 
 from jobworker.core.errors import ErrorCode, quoted
@@ -55,7 +55,8 @@ _LONGEST_POLL: Final = (1 << 31) - 1  # milliseconds, the most that poll(2) take
 _DRAIN_LIMIT: Final = 64  # reads of one pipe in a turn, so that orders are never kept waiting
 _PEER_CREDENTIALS: Final = struct.Struct("3i")
 
-Plan = Callable[[JobSpec, sandbox.HostView, sandbox.Confinement], list[sandbox.Step]]
+#: The plan for the job, given the descriptor that its child reports on.
+Steps = Callable[[int], list[sandbox.Step]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,40 +69,11 @@ class Assignment:
     channel: socket.socket
     cgroup: Cgroup
     effective_limits: dict[str, str]
+    isolation: dict[str, str]  # what the steps give, in words
     uid: int
-    host: sandbox.HostView
-    plan: Plan
+    steps: Steps
     service_uid: int
     service_gid: int
-
-
-def supervise(job: Assignment) -> NoReturn:
-    """Runs the job to its end and leaves the process."""
-    status = 70
-    try:
-        linux.set_process_title(f"jobworker-monitor {job.job_id}")
-        os.setsid()
-        _forget_terminal()
-        monitor = Monitor(job)
-        try:
-            monitor.start()
-        except StartError as failure:
-            monitor.abandon(failure.message)
-        else:
-            monitor.run()
-        status = 0
-    except BaseException:  # noqa: BLE001 - the monitor's door: whatever it is, the kernel ends the job with us
-        job_dir.write_crash(job.directory, traceback.format_exc())
-    finally:
-        os._exit(status)
-
-
-def _forget_terminal() -> None:
-    """Lets go of the server's terminal and pipes, which must not stay open as long as the job runs."""
-    null = os.open("/dev/null", os.O_RDWR)
-    for standard in (0, 1, 2):
-        os.dup2(null, standard)
-    os.close(null)
 
 
 class StartError(Exception):
@@ -113,7 +85,11 @@ class StartError(Exception):
 
 
 class Monitor:
-    """One job from fork to its record on disk."""
+    """One job from its files to its record on disk.
+
+    Made and prepared in the launcher, which then forks: what is touched only there is shared by
+    all monitors, and every page that is written after the fork costs time and memory for each job.
+    """
 
     def __init__(self, job: Assignment) -> None:
         self._job = job
@@ -123,48 +99,45 @@ class Monitor:
         self._channels: dict[int, socket.socket] = {}
         self._grace_ends: float | None = None
         self._timeout_at: float | None = None
-        self._buffer = bytearray(_PIPE_SIZE)
         self._pipes: dict[int, _Pipe] = {}
         self._program = 0
         self._program_fd = -1
+        self._prepared: list[int] = []
 
-    # Starting.
+    # In the launcher.
 
-    def start(self) -> None:
-        """Returns when the program runs; StartError when it does not."""
-        job = self._job
+    def prepare(self) -> None:
+        """The job's files and pipes, and the plan; after an OSError none of it is left."""
         try:
-            output, index = self._make_files()
-        except OSError as error:
-            raise StartError(_cannot_record(error)) from error
-        self._log = OutputWriter(output, index, job.spec.limits.output_bytes)
-        self._wakeup = self._watch_children()
-        stdout, stdout_end = os.pipe2(os.O_CLOEXEC)
-        stderr, stderr_end = os.pipe2(os.O_CLOEXEC)
-        status, status_end = os.pipe2(os.O_CLOEXEC)
-        for end in (stdout_end, stderr_end):
-            os.fchown(end, job.uid, job.uid)  # so that the program may open /dev/stdout again
-        self._program = job.cgroup.fork()
-        if self._program == 0:
-            _become_program(job, stdout_end, stderr_end, status_end)
-        started = time.monotonic()
-        for end in (stdout_end, stderr_end, status_end):
-            os.close(end)
-        self._program_fd = os.pidfd_open(self._program)
-        self._check_exec(status)
-        self._pipes = {fd: _Pipe(fd, stream) for fd, stream in ((stdout, Stream.STDOUT), (stderr, Stream.STDERR))}
-        timeout = job.spec.limits.timeout
-        self._timeout_at = started + timeout if timeout is not None else None
-        self._register_all()
-        self._happens(Launched(time.time()))
+            with self._as_service_user() as directory:
+                self._keep(job_dir.take_lock(directory))
+                job_dir.reserve_outcome(directory)
+                self._listener = self._keep(job_dir.listen(directory))
+                output, index = map(self._keep, job_dir.open_output(directory))
+            self._log = OutputWriter(output, index, self._job.spec.limits.output_bytes)
+            stdout, self._stdout_end = map(self._keep, os.pipe2(os.O_CLOEXEC))
+            stderr, self._stderr_end = map(self._keep, os.pipe2(os.O_CLOEXEC))
+            self._status, self._status_end = map(self._keep, os.pipe2(os.O_CLOEXEC))
+            self._wakeup, self._wakeup_end = map(self._keep, os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK))
+            for fd, stream in ((stdout, Stream.STDOUT), (stderr, Stream.STDERR)):
+                os.set_blocking(fd, False)
+                os.fchown(fd, self._job.uid, self._job.uid)  # so that the program may open /dev/stdout again
+                self._pipes[fd] = _Pipe(fd, stream)
+            self._steps = self._job.steps(self._status_end)
+            self._register_all()
+        except OSError:
+            self.release()
+            job_dir.remove_files(self._job.directory)
+            raise
 
-    def _make_files(self) -> tuple[int, int]:
-        """The job's files, made with the service user's rights; output and index for appending."""
-        with self._as_service_user() as directory:
-            self._lock = job_dir.take_lock(directory)
-            job_dir.reserve_outcome(directory)
-            self._listener = job_dir.listen(directory)
-            return job_dir.open_output(directory)
+    def release(self) -> None:
+        """The launcher's copies of the descriptors are closed; a forked monitor keeps its own."""
+        for fd in self._prepared:
+            os.close(fd)
+
+    def _keep(self, fd: int) -> int:
+        self._prepared.append(fd)
+        return fd
 
     @contextlib.contextmanager
     def _as_service_user(self) -> Iterator[int]:
@@ -175,12 +148,82 @@ class Monitor:
         finally:
             linux.set_file_system_ids(0, 0)
 
-    def _watch_children(self) -> int:
-        """A descriptor that becomes readable when some child has ended."""
-        readable, writable = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
-        return readable
+    def _register_all(self) -> None:
+        for pipe in self._pipes.values():
+            self._register(pipe.fd, partial(self._read_output, pipe))
+        self._register(self._wakeup, self._on_child)
+        self._register(self._listener, self._accept)
+        oom = self._job.cgroup.watch_oom() if self._job.spec.limits.memory is not None else None
+        if oom is not None:
+            self._register(self._keep(oom), partial(self._on_oom, oom))
+        self._add_channel(self._job.channel)
+
+    def _register(self, fd: int, handler: Callable[[], None]) -> None:
+        self._handlers[fd] = handler
+        self._poll.register(fd, select.POLLIN)
+
+    def _unregister(self, fd: int) -> None:
+        del self._handlers[fd]
+        self._poll.unregister(fd)
+
+    # In the monitor: starting.
+
+    def supervise(self) -> NoReturn:
+        """Runs the job to its end and leaves the process."""
+        status = 70
+        try:
+            linux.set_process_title(f"jobworker-monitor {self._job.job_id}")
+            os.setsid()
+            # The server's terminal and pipes must not stay open as long as the job runs; 1 is /dev/null.
+            os.dup2(1, 2)
+            try:
+                self._start()
+            except StartError as failure:
+                self._abandon(failure.message)
+            else:
+                self._run()
+            status = 0
+        except BaseException:  # noqa: BLE001 - the monitor's door: whatever it is, the kernel ends the job with us
+            import traceback  # noqa: PLC0415 - never needed, if all is well
+
+            job_dir.write_crash(self._job.directory, traceback.format_exc())
+        finally:
+            os._exit(status)
+
+    def _start(self) -> None:
+        """Returns when the program runs; StartError when it does not."""
+        signal.signal(signal.SIGCHLD, _do_nothing)
+        signal.set_wakeup_fd(self._wakeup_end, warn_on_full_buffer=False)
+        self._program = self._job.cgroup.fork()
+        if self._program == 0:
+            self._become_program()
+        started = time.monotonic()
+        for end in (self._stdout_end, self._stderr_end, self._status_end):
+            os.close(end)
+        self._program_fd = os.pidfd_open(self._program)
+        self._check_exec(self._status)
+        self._register(self._program_fd, self._reap)
+        timeout = self._job.spec.limits.timeout
+        self._timeout_at = started + timeout if timeout is not None else None
+        self._buffer = bytearray(_PIPE_SIZE)
+        self._happens(Launched(time.time()))
+
+    def _become_program(self) -> NoReturn:
+        """In the child: the sandbox, then the program; what fails goes up the status pipe."""
+        step: sandbox.Step | None = None
+        try:
+            signal.set_wakeup_fd(-1)
+            os.dup2(self._stdout_end, 1)  # 0 is /dev/null already
+            os.dup2(self._stderr_end, 2)
+            for step in self._steps:
+                if isinstance(step, sandbox.Exec):
+                    os.write(self._status_end, _AT_THE_DOOR)
+                step.apply()
+        except BaseException as error:  # noqa: BLE001 - the door between our code and the program's
+            with contextlib.suppress(OSError):
+                os.write(self._status_end, json.dumps(_explain(self._job.spec, step, error)).encode())
+        finally:
+            os._exit(71)
 
     def _check_exec(self, status: int) -> None:
         """Waits until exec has closed the child's end, or the child has said what went wrong."""
@@ -199,27 +242,7 @@ class Monitor:
         if words != _AT_THE_DOOR:
             raise StartError(wire.StartFailed(**json.loads(words.removeprefix(_AT_THE_DOOR))))
 
-    def _register_all(self) -> None:
-        for pipe in self._pipes.values():
-            os.set_blocking(pipe.fd, False)
-            self._register(pipe.fd, lambda pipe=pipe: self._read_output(pipe))  # type: ignore[misc]
-        self._register(self._program_fd, self._reap)
-        self._register(self._wakeup, self._on_child)
-        self._register(self._listener.fileno(), self._accept)
-        oom = self._job.cgroup.watch_oom() if self._job.spec.limits.memory is not None else None
-        if oom is not None:
-            self._register(oom, lambda: self._on_oom(oom))
-        self._add_channel(self._job.channel)
-
-    def _register(self, fd: int, handler: Callable[[], None]) -> None:
-        self._handlers[fd] = handler
-        self._poll.register(fd, select.POLLIN)
-
-    def _unregister(self, fd: int) -> None:
-        del self._handlers[fd]
-        self._poll.unregister(fd)
-
-    def abandon(self, failure: wire.StartFailed) -> None:
+    def _abandon(self, failure: wire.StartFailed) -> None:
         """Leaves nothing behind of a start that failed, and then says so."""
         _kill_namespace()
         with contextlib.suppress(ChildProcessError):
@@ -232,7 +255,7 @@ class Monitor:
 
     # Running.
 
-    def run(self) -> None:
+    def _run(self) -> None:
         """Serves the job until nothing of it is left, then puts its end on record."""
         while not self._is_empty():
             for fd, _ in self._poll.poll(self._poll_timeout()):
@@ -263,7 +286,7 @@ class Monitor:
         for pipe in self._pipes.values():
             if pipe.resume_at is not None and now >= pipe.resume_at:
                 pipe.resume_at = None
-                self._register(pipe.fd, lambda pipe=pipe: self._read_output(pipe))  # type: ignore[misc]
+                self._register(pipe.fd, partial(self._read_output, pipe))
 
     def _happens(self, event: Event) -> None:
         self._phase, actions = advance(self._phase, event)
@@ -296,11 +319,7 @@ class Monitor:
             raise TypeError("nothing to tell before the program runs")
         if isinstance(self._phase, Ended):
             return wire.NowEnded(self._phase.ending.to_document())
-        return wire.NowRunning(
-            self._phase.started_at,
-            self._job.effective_limits,
-            sandbox.describe(self._job.spec, self._job.uid),
-        )
+        return wire.NowRunning(self._phase.started_at, self._job.effective_limits, self._job.isolation)
 
     # Output.
 
@@ -403,7 +422,7 @@ class Monitor:
 
     def _accept(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            channel, _ = self._listener.accept()
+            channel = job_dir.accept(self._listener)
             credentials = channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
             if _PEER_CREDENTIALS.unpack(credentials)[1] not in {0, self._job.service_uid}:
                 channel.close()
@@ -414,7 +433,7 @@ class Monitor:
     def _add_channel(self, channel: socket.socket) -> None:
         channel.setblocking(False)
         self._channels[channel.fileno()] = channel
-        self._register(channel.fileno(), lambda: self._obey(channel))
+        self._register(channel.fileno(), partial(self._obey, channel))
 
     def _drop_channel(self, channel: socket.socket) -> None:
         if self._channels.pop(channel.fileno(), None):
@@ -463,7 +482,7 @@ class Monitor:
         )
         document = ending.to_document() | {
             "effective_limits": self._job.effective_limits,
-            "sandbox": sandbox.describe(self._job.spec, self._job.uid),
+            "sandbox": self._job.isolation,
         }
         with self._as_service_user() as directory:
             job_dir.write_outcome(directory, document)
@@ -497,36 +516,12 @@ class _Pipe:
         return False
 
 
-def _become_program(job: Assignment, stdout: int, stderr: int, status: int) -> NoReturn:
-    """In the child: the sandbox, then the program; what fails goes up the status pipe."""
-    step: sandbox.Step | None = None
-    try:
-        null = os.open("/dev/null", os.O_RDONLY)
-        os.dup2(null, 0)
-        os.dup2(stdout, 1)
-        os.dup2(stderr, 2)
-        signal.set_wakeup_fd(-1)
-        confinement = sandbox.Confinement(
-            job_id=job.job_id, uid=job.uid, entry_files=tuple(job.cgroup.entry_files()), status_fd=status
-        )
-        for step in job.plan(job.spec, job.host, confinement):
-            if isinstance(step, sandbox.Exec):
-                os.write(status, _AT_THE_DOOR)
-            step.apply()
-    except BaseException as error:  # noqa: BLE001 - the door between our code and the program's
-        with contextlib.suppress(OSError):
-            os.write(status, json.dumps(_explain(job.spec, step, error)).encode())
-    finally:
-        os._exit(71)
+def _do_nothing(*_: object) -> None:
+    """A handler, so that SIGCHLD interrupts the poll; what is to be done is done there."""
 
 
 #: What the child says right before exec, so that silence means that it was killed on the way.
 _AT_THE_DOOR: Final = b"\n"
-
-
-def _cannot_record(error: OSError) -> wire.StartFailed:
-    reason = os.strerror(error.errno or errno.EIO)
-    return wire.StartFailed(ErrorCode.UNAVAILABLE.value, f"the server cannot make the job's files: {reason}")
 
 
 def _explain(spec: JobSpec, step: sandbox.Step | None, error: BaseException) -> dict[str, str | None]:

@@ -3,7 +3,7 @@
 Order, as SECURITY.md lists it; each step is checked and a failure aborts the start by its name:
 
  1  join the control groups           7  host name, loopback
- 2  new namespaces                    8  session, umask, rlimits, signals
+ 2  new namespaces                    8  session, umask, rlimits
  3  cut mount propagation             9  groups, uid, capabilities, no_new_privs
  4  a read-only root beside the old  10  (Landlock)
  5  pivot into it, drop the old      11  close descriptors, (seccomp)
@@ -15,7 +15,6 @@ import errno
 import os
 import re
 import resource
-import signal
 import socket
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -284,16 +283,6 @@ class SetRlimits:
 
 
 @dataclass(frozen=True, slots=True)
-class ResetSignals:
-    """Default dispositions and an empty mask: Python ignores SIGPIPE, and exec would keep that."""
-
-    def apply(self) -> None:
-        for number in _IGNORED_SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-
-
-@dataclass(frozen=True, slots=True)
 class DropBoundingSet:
     """No later exec can give a capability back."""
 
@@ -377,10 +366,6 @@ class Exec:
         raise denied or FileNotFoundError(errno.ENOENT, "no such file")
 
 
-# The launcher has all others at their defaults before it forks.
-_IGNORED_SIGNALS: Final = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostView:
     """What of this host a job may see; found out once, since it is the same for every job."""
@@ -442,7 +427,6 @@ def plan(spec: JobSpec, host: HostView, job: Confinement) -> list[Step]:
         NewSession(),
         SetUmask(0o022),
         SetRlimits(_rlimits(spec.limits)),
-        ResetSignals(),
         DropBoundingSet(),
         BecomeUser(job.uid),
         DropCapabilities(),

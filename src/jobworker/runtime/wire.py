@@ -6,7 +6,7 @@ Each is a dataclass; its class name travels with it, and the codec follows from 
 import json
 import socket
 import struct
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final
 
 from jobworker.core.errors import ErrorCode, JobError
@@ -150,7 +150,8 @@ _TYPES: Final[dict[str, type[Message]]] = {
 
 def encode(message: Message) -> bytes:
     """The message as one packet."""
-    return json.dumps({"type": type(message).__name__} | asdict(message)).encode()
+    fields = {name: getattr(message, name) for name in message.__slots__}
+    return json.dumps({"type": type(message).__name__} | fields).encode()
 
 
 def decode(packet: bytes) -> Message:

@@ -1,0 +1,353 @@
+"""How the server starts, refuses to start, gives up its rights, and leaves."""
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import grpc
+import pytest
+from host import needs_root
+
+from jobworker.api.grpc._generated import jobworker_pb2 as pb2
+from jobworker.api.grpc._generated.jobworker_pb2_grpc import JobWorkerStub
+from jobworker.core.errors import ErrorCode, JobError
+from jobworker.core.spec import JobSpec
+
+pytestmark = needs_root
+
+SERVICE_UID = 199_999
+#: What gRPC says of a call that comes while the server leaves; the last one has not reached it.
+NOT_NOW = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+SLEEP = pb2.JobSpec(program=b"/bin/sleep", args=[b"1000"])
+
+
+def status_of(pid):
+    """The lines of /proc/<pid>/status by their names, of every thread: they must agree."""
+    found = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for line in (task / "status").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name in {"Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs"}:
+                assert found.setdefault(name, value.split()) == value.split(), f"{task.name} differs in {name}"
+    return found
+
+
+def test_the_server_gives_root_up_for_good(daemon, installation):
+    """E3, security.md §1: every uid, every capability set, every thread; only the launcher keeps them."""
+    if not installation.is_open_to_all():
+        pytest.skip("no Python with jobworker's dependencies that another user than root can read")
+    status = status_of(daemon.pid)
+    assert status["Uid"] == status["Gid"] == [str(SERVICE_UID)] * 4
+    assert status["Groups"] == []
+    assert status["NoNewPrivs"] == ["1"]
+    for capabilities in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        assert int(status[capabilities][0], 16) == 0, capabilities
+    launcher = status_of(daemon.process_titled("jobworker-launcher"))  # positive control
+    assert launcher["Uid"] == ["0"] * 4
+    assert int(launcher["CapEff"][0], 16) != 0
+
+
+def test_where_it_keeps_root_it_says_so_and_can_gain_nothing(own_daemon):
+    """security.md §5: no silent fallback."""
+    config = own_daemon.directory / "jobworker.toml"
+    config.write_text(re.sub(r"^user = .*$", 'user = "root"', config.read_text(), flags=re.M))
+    for path in (own_daemon.directory, *own_daemon.directory.rglob("*")):
+        os.chown(path, 0, 0)
+    own_daemon.start()
+    assert status_of(own_daemon.pid)["Uid"] == ["0"] * 4
+    assert status_of(own_daemon.pid)["NoNewPrivs"] == ["1"]
+    assert "WARNING jobworkerd: keeping root" in own_daemon.log.read_text()
+    assert own_daemon.jobctl("run", "--", "echo", "fine").stdout == "fine\n"
+
+
+def test_no_socket_of_ours_is_abstract_or_open_to_others(daemon):
+    """E13, O12: control sockets and output are the service's own, in directories of its own."""
+    job_id = daemon.start_job("sh", "-c", "echo x; exec sleep 1000")
+    directory = daemon.directory / "jobs" / job_id
+    for path in (daemon.directory, daemon.directory / "jobs", directory, *directory.iterdir()):
+        assert path.stat().st_mode & 0o077 == 0, path
+        assert path.stat().st_uid == daemon.directory.stat().st_uid, path
+    ours = {str(pid) for pid in (daemon.pid, *daemon.descendants())}
+    inodes = {
+        os.readlink(link).strip("socket:[]")
+        for pid in ours
+        for link in Path(f"/proc/{pid}/fd").iterdir()
+        if os.readlink(link).startswith("socket:")
+    }
+    assert inodes  # positive control: there are sockets
+    unix = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    assert not [fields for fields in unix if fields[6] in inodes and len(fields) > 7 and fields[7].startswith("@")]
+    assert daemon.jobctl("stop", job_id).returncode == 0
+
+
+def refused(daemon, *needles, command=None):
+    """The one line that a server which cannot start says."""
+    begun = time.monotonic()
+    done = subprocess.run(
+        command or daemon.serve_command,
+        env=daemon.installation.environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        cwd="/",
+    )
+    assert time.monotonic() - begun < 15
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("WARNING ")]
+    assert done.returncode not in {0, -9}, done.stdout
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("jobworkerd: ")
+    for needle in needles:
+        assert needle in lines[0]
+    return lines[0]
+
+
+@contextlib.contextmanager
+def changed(path, content):
+    """The file with other content for a while; None: without the file."""
+    before, status = path.read_bytes(), path.stat()
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        os.chown(path, status.st_uid, status.st_gid)
+        path.chmod(status.st_mode & 0o777)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        path.write_bytes(before)
+        os.chown(path, status.st_uid, status.st_gid)
+        path.chmod(status.st_mode & 0o777)
+
+
+BAD_CONFIG = {
+    "unknown key": ('[jobs]\n', '[jobs]\nmax_job = 1\n', "max_job"),
+    "unknown section": ("[isolation]", "[isolatoin]", "isolatoin"),
+    "wrong type": ("max_jobs = 4000", 'max_jobs = "many"', "max_jobs"),
+    "a flag for a number": ("max_jobs = 4000", "max_jobs = true", "max_jobs"),
+    "negative": ("max_jobs = 4000", "max_jobs = -1", "max_jobs"),
+    "bad size": ('memory = "512M"', 'memory = "512 mice"', "memory"),
+    "bad address": ('grpc = "127.0.0.1:', 'grpc = "127.0.0.1', "grpc"),
+    "no TOML": ("[jobs]", "[jobs", "jobworker.toml"),
+    "uid of the service among the jobs'": ('"200000-265535"', '"199000-265535"', "uid"),
+    "uids of the system": ('"200000-265535"', '"100-200"', "uid_range"),
+    "missing key": ('trust_domain = "jobworker.internal"\n', "", "tls.trust_domain"),
+}
+
+
+@pytest.mark.parametrize("wrong", BAD_CONFIG)
+def test_a_bad_configuration_is_refused_in_one_line(empty_daemon, wrong):
+    """R6."""
+    before, after, named = BAD_CONFIG[wrong]
+    config = empty_daemon.directory / "jobworker.toml"
+    text = config.read_text()
+    assert before in text
+    with changed(config, text.replace(before, after, 1)):
+        refused(empty_daemon, named)
+
+
+def test_what_is_missing_or_too_open_is_named_in_one_line(empty_daemon):
+    """R6, C5: files of every kind; and with all of them in place the same server starts."""
+    state = empty_daemon.directory
+    for name in ("jobworker.toml", "jobworker.db", "pki/server.key", "pki/server.crt", "pki/bundle.crt"):
+        with changed(state / name, None):
+            refused(empty_daemon, str(state / name))
+            assert not (state / name).exists(), "it was made anew"
+    for name in ("pki/server.key", "pki/server.crt", "pki/bundle.crt", "jobworker.db"):
+        with changed(state / name, b"this is not what you are looking for\n" * 200):
+            refused(empty_daemon, str(state / name))
+    key = state / "pki/server.key"
+    key.chmod(0o640)
+    assert f"chmod 600 {key}" in refused(empty_daemon, str(key))
+    key.chmod(0o600)
+    empty_daemon.start()  # positive control
+    assert empty_daemon.stop() == 0
+
+
+def test_a_key_of_another_certificate_is_refused_in_one_line(empty_daemon, daemon):
+    """R6."""
+    key = empty_daemon.directory / "pki/server.key"
+    with changed(key, (daemon.directory / "pki/server.key").read_bytes()):
+        refused(empty_daemon, str(key))
+
+
+def test_without_root_it_says_what_it_needs(empty_daemon, installation):
+    """R6."""
+    if not installation.is_open_to_all():
+        pytest.skip("no Python with jobworker's dependencies that another user than root can read")
+    unprivileged = ["setpriv", f"--reuid={SERVICE_UID}", f"--regid={SERVICE_UID}", "--clear-groups"]
+    refused(empty_daemon, "root", command=[*unprivileged, *empty_daemon.serve_command])
+
+
+def test_a_busy_port_is_an_error_and_not_a_second_server(empty_daemon):
+    """R6."""
+    host, _, port = empty_daemon.address.rpartition(":")
+    with socket.socket() as busy:
+        busy.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        busy.bind((host, int(port)))
+        busy.listen()
+        refused(empty_daemon, empty_daemon.address)
+    empty_daemon.start()  # positive control
+    assert empty_daemon.stop() == 0
+
+
+def test_a_second_server_on_the_same_directory_is_refused_and_harms_nothing(own_daemon):
+    """C5, R6: on another port, while the first one runs a job."""
+    own_daemon.start()
+    job_id = own_daemon.start_job("sh", "-c", "sleep 2; echo whole; exit 3")
+    config = own_daemon.directory / "jobworker.toml"
+    with changed(config, config.read_text().replace(own_daemon.address, "127.0.0.1:0")):
+        refused(own_daemon, "another jobworker")
+    done = own_daemon.jobctl("logs", "--exit-code", job_id)
+    assert (done.returncode, done.stdout) == (3, "whole\n")
+    assert own_daemon.jobctl("run", "--", "echo", "on").stdout == "on\n"
+
+
+async def test_sigterm_ends_streams_clearly_and_leaves_in_time_whoever_does_not_read(own_daemon, eventually):
+    """R5: a follower, a waiter, a slow stop, and a reader that never reads while its job writes at full speed."""
+    config = own_daemon.directory / "jobworker.toml"
+    config.write_text(config.read_text().replace('shutdown_grace = "10s"', 'shutdown_grace = "5s"'))
+    await asyncio.to_thread(own_daemon.start)
+    async with own_daemon.channel() as channel, own_daemon.client() as client:
+        stub = JobWorkerStub(channel)
+        yes = pb2.JobSpec(program=b"/usr/bin/yes", limits=pb2.Limits(output_bytes=64 << 20))
+        flood = (await stub.Start(pb2.StartRequest(spec=pb2.JobSpec(program=b"/usr/bin/yes")))).job
+        deaf = pb2.JobSpec(program=b"/bin/sh", args=[b"-c", b"trap '' TERM; echo x; while :; do sleep 1000; done"])
+        quiet = (await stub.Start(pb2.StartRequest(spec=deaf))).job
+        unread = stub.Stream(pb2.StreamRequest(id=flood.id, follow=True))
+        await unread.read()
+        followed = stub.Stream(pb2.StreamRequest(id=quiet.id, follow=True))
+        await followed.read()
+        stop = pb2.StopRequest(id=quiet.id)
+        stop.grace.FromSeconds(3600)
+        calls = [
+            asyncio.ensure_future(followed.read()),
+            asyncio.ensure_future(stub.Wait(pb2.WaitRequest(id=quiet.id))),
+            asyncio.ensure_future(stub.Stop(stop)),
+        ]
+        _, pending = await asyncio.wait(calls, timeout=0.3)
+        assert len(pending) == len(calls)
+        monitors = own_daemon.monitors()
+        begun = time.monotonic()
+        os.kill(own_daemon.pid, signal.SIGTERM)
+        leaving = asyncio.create_task(asyncio.to_thread(own_daemon.collect))
+        for call in calls:
+            async with asyncio.timeout(10):
+                with pytest.raises(grpc.aio.AioRpcError) as ended:
+                    await call
+            assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert "shutting down" in ended.value.details()
+        with pytest.raises((grpc.aio.AioRpcError, JobError)):
+            async with asyncio.timeout(9):
+                await client.start(JobSpec(program="/bin/true"))
+        assert await leaving == 0
+        assert time.monotonic() - begun < 6
+        unread.cancel()
+    assert own_daemon.monitors() == monitors
+    await asyncio.to_thread(own_daemon.start)
+    assert (await asyncio.to_thread(own_daemon.job, flood.id))["state"] == "RUNNING"
+
+
+async def test_no_job_is_started_after_sigterm(own_daemon):
+    """R5: a start either is on record and runs, or was refused; many at once, around the signal."""
+    await asyncio.to_thread(own_daemon.start)
+    async with own_daemon.channel() as channel:
+        stub = JobWorkerStub(channel)
+        starts = [asyncio.ensure_future(stub.Start(pb2.StartRequest(spec=SLEEP))) for _ in range(20)]
+        await asyncio.sleep(0.02)
+        os.kill(own_daemon.pid, signal.SIGTERM)
+        starts += [asyncio.ensure_future(stub.Start(pb2.StartRequest(spec=SLEEP))) for _ in range(20)]
+        answers = await asyncio.gather(*starts, return_exceptions=True)
+        assert await asyncio.to_thread(own_daemon.collect) == 0
+    answered = {answer.job.id for answer in answers if isinstance(answer, pb2.StartResponse)}
+    for answer in answers:
+        assert isinstance(answer, pb2.StartResponse) or answer.code() in NOT_NOW, answer
+    await asyncio.to_thread(own_daemon.start)
+    listed = (await asyncio.to_thread(own_daemon.jobctl, "list", "-q", "--state", "running")).stdout.split()
+    assert answered <= set(listed)
+    assert set(own_daemon.monitors()) == set(listed)
+
+
+def test_an_idle_server_leaves_at_once(own_daemon):
+    """R5."""
+    own_daemon.start()
+    begun = time.monotonic()
+    assert own_daemon.stop() == 0
+    assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("kind", ["file", "abstract"])
+def test_a_service_manager_is_told_of_readiness_and_of_leaving(own_daemon, kind, eventually):
+    """sd_notify(3): the real datagrams, in their order."""
+    path = own_daemon.directory.parent / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(path) if kind == "file" else f"\0{path}")
+        if kind == "file":
+            path.chmod(0o666)
+        manager.settimeout(10)
+        own_daemon.start(NOTIFY_SOCKET=str(path) if kind == "file" else f"@{path}")
+        assert manager.recv(4096) == b"READY=1"
+        assert own_daemon.jobctl("list").returncode == 0
+        assert own_daemon.stop() == 0
+        assert manager.recv(4096) == b"STOPPING=1"
+
+
+def watches(pid):
+    """How many files a process watches for changes."""
+    found = 0
+    for name in os.listdir(f"/proc/{pid}/fdinfo"):
+        with contextlib.suppress(FileNotFoundError):
+            found += Path(f"/proc/{pid}/fdinfo/{name}").read_text().count("inotify wd:")
+    return found
+
+
+def output_files(pid):
+    """How many output files of jobs a process has open."""
+    found = 0
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found += "/output" in os.readlink(f"/proc/{pid}/fd/{name}")
+    return found
+
+
+def test_a_client_that_vanishes_leaves_nothing_on_the_server(own_daemon, eventually):
+    """O9: killed while the job is silent; gone from the server within a second, and so is a waiter."""
+    own_daemon.start()
+    job_id = own_daemon.start_job("sleep", "1000")
+    base = (watches(own_daemon.pid), output_files(own_daemon.pid))
+    followers = [own_daemon.spawn_jobctl("logs", job_id) for _ in range(3)]
+    followers.append(own_daemon.spawn_jobctl("wait", job_id))
+    eventually(lambda: output_files(own_daemon.pid) == base[1] + 6)  # positive control
+    assert watches(own_daemon.pid) > base[0]
+    for follower in followers:
+        follower.kill()
+    eventually(lambda: (watches(own_daemon.pid), output_files(own_daemon.pid)) == base, 1)
+    for follower in followers:
+        follower.communicate()
+    assert own_daemon.job(job_id)["state"] == "RUNNING"
+
+
+async def test_an_unreachable_launcher_is_an_error_and_not_the_end(own_daemon, eventually):
+    """C2: with keeper and launcher gone, starts are refused clearly, and everything else goes on."""
+    await asyncio.to_thread(own_daemon.start)
+    job_id = await asyncio.to_thread(own_daemon.start_job, "sleep", "1000")
+    for pid in [own_daemon.process_titled(f"jobworker-{title}") for title in ("keeper", "launcher")]:
+        os.kill(pid, signal.SIGKILL)
+    async with own_daemon.client() as client:
+        with pytest.raises(JobError) as failed:
+            await client.start(JobSpec(program="/bin/true"))
+        assert failed.value.code is ErrorCode.UNAVAILABLE
+        assert "restart jobworkerd" in failed.value.message
+        assert (await client.stop(job_id)).state.value == "STOPPED"
+    assert len(list((own_daemon.directory / "jobs").iterdir())) == 1
+    assert await asyncio.to_thread(own_daemon.stop) == 0
+    await asyncio.to_thread(own_daemon.start)
+    assert (await asyncio.to_thread(own_daemon.jobctl, "run", "--", "true")).returncode == 0
