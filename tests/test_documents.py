@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from host import needs_root
 
 import jobworker
 
@@ -69,3 +70,19 @@ def test_every_requirement_is_locked_to_files_of_known_content() -> None:
 
 def test_the_lock_names_no_index() -> None:
     assert re.findall(r"https?:|index-url|find-links|trusted-host", (ROOT / "requirements.txt").read_text()) == []
+
+
+def _python_examples() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+@needs_root
+def test_the_library_example_of_the_readme_runs_as_written(tmp_path: Path) -> None:
+    example = _python_examples()[0].replace("/var/lib/jobworker-example", str(tmp_path / "state"))
+    ran = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, check=True)
+    assert ran.stdout.startswith("STDOUT hello\n")
+    assert "Exited(code=3)" in ran.stdout
+
+
+def test_the_client_example_of_the_readme_names_what_is_there() -> None:
+    exec(compile(_python_examples()[1], "README.md", "exec"), {})

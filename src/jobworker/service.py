@@ -320,7 +320,8 @@ class Service:
         if is_allowed(principal, action, owner):
             return
         await self._audit(principal, action, target, "denied")
-        raise JobError(ErrorCode.PERMISSION_DENIED, f"unauthorized action: your role does not allow {action.value} here")
+        why = "the job belongs to another user" if target else f"your role does not allow {action.value}"
+        raise JobError(ErrorCode.PERMISSION_DENIED, f"unauthorized action: {why}")
 
     def _event(
         self, principal: Principal, action: Action, target: str, decision: str, detail: str = ""

@@ -44,12 +44,14 @@ _PROGRAMS = Path(__file__).parent.parent / "programs"
 
 async def _refusal(worker: Worker, spec: JobSpec) -> JobError:
     """Why the job does not start, with the promise that nothing of the try is left."""
-    before = len(os.listdir("/proc/self/fd")), children()
+
+    def left() -> object:
+        return len(os.listdir("/proc/self/fd")), children(), os.listdir(worker._jobs_dir), worker.list()
+
+    before = left()
     with pytest.raises(JobError) as caught:
         await worker.start(spec)
-    assert (len(os.listdir("/proc/self/fd")), children()) == before
-    assert os.listdir(worker._jobs_dir) == []
-    assert worker.list() == []
+    assert left() == before
     return caught.value
 
 
@@ -196,11 +198,10 @@ async def test_arguments_that_are_too_long_are_refused(worker: Worker) -> None:
     """S7. Up to the kernel's own limits they arrive."""
     _, output = await run_job(worker, JobSpec(program="/bin/echo", args=("-n", *["x" * 100_000] * 15)))
     assert len(output) == 15 * 100_001 - 1
-    for args in (("x" * 200_000,), ("x" * 100_000,) * 20, ("",) * 65_536 + (), ("x" * 100,) * 18_000):
-        error = await _refusal(worker, JobSpec(program="/bin/echo", args=args)) if len(args) < 60_000 else None
-        if error is not None:
-            assert error.code is ErrorCode.INVALID_ARGUMENT
-            assert "too long" in error.message
+    for args in (("x" * 200_000,), ("x" * 1000,) * 2090):
+        error = await _refusal(worker, JobSpec(program="/bin/echo", args=args))
+        assert error.code is ErrorCode.INVALID_ARGUMENT
+        assert "too long" in error.message
     for size in (3 * MiB, 30 * MiB):
         with pytest.raises(JobError, match="args and env") as caught:
             JobSpec(program="/bin/echo", args=("x" * 100_000,) * (size // 100_000))
@@ -224,8 +225,7 @@ async def test_an_id_that_is_taken_is_refused_and_its_job_untouched(worker: Work
 
 
 async def _facts(worker: Worker, programs: Path, *args: str | bytes, **spec: Any) -> dict[str, Any]:
-    asks = words(("/usr/bin/env", "-i"))[1:] if False else ()
-    job = JobSpec(program=JOB_PYTHON, args=(*asks, *words((str(programs / "probe.py"), "facts", *args))), **spec)
+    job = JobSpec(program=JOB_PYTHON, args=words((str(programs / "probe.py"), "facts", *args)), **spec)
     done, output = await run_job(worker, job)
     assert done.state is State.COMPLETED, output
     found: dict[str, Any] = json.loads(output)

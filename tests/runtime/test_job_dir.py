@@ -180,20 +180,21 @@ def test_the_control_socket_is_private_however_long_the_path_is(tmp_path: Path, 
     jobs = tmp_path / ("d" * 100) / ("e" * 100)
     jobs.mkdir(parents=True)
     directory = job_dir.create(jobs, job_id, REQUEST)
-    here, umask = os.getcwd(), os.umask(0o022)
+    here = os.getcwd()
+    listener = job_dir.listen(directory)
     try:
-        with job_dir.listen(directory) as listener, job_dir.connect(directory) as channel:
+        with job_dir.connect(directory):
             status = (jobs / job_id / "control").stat()
             assert stat.S_ISSOCK(status.st_mode)
             assert status.st_mode & 0o777 == 0o600
-            accepted, _ = listener.accept()
-            accepted.close()
-            assert channel.recv(10) == b""
+            job_dir.accept(listener).close()
+        with pytest.raises(BlockingIOError):
+            job_dir.accept(listener)
+        os.close(listener)
         with pytest.raises(ConnectionRefusedError):
             job_dir.connect(directory)
     finally:
         os.chdir(here)
-        os.umask(umask)
         os.close(directory)
 
 

@@ -91,7 +91,7 @@ DOCUMENTED = [
     ("pivot into it, drop the old", "EnterRoot"),
     ("masks, /proc, /dev, /tmp", "MountScratch"),
     ("host name, loopback", "RaiseLoopback"),
-    ("session, umask, rlimits, signals", "ResetSignals"),
+    ("session, umask, rlimits", "SetRlimits"),
     ("groups, uid, capabilities, no_new_privs", "ForbidNewPrivileges"),
     ("(Landlock)", None),
     ("close descriptors, (seccomp)", "CloseDescriptors"),

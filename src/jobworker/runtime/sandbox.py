@@ -273,13 +273,22 @@ class SetUmask:
 
 @dataclass(frozen=True, slots=True)
 class SetRlimits:
-    """Resource limits of the process, soft and hard, by number."""
+    """Resource limits of the process, soft and hard, by number; never above what the server itself has."""
 
     limits: tuple[tuple[int, int, int], ...]
 
     def apply(self) -> None:
         for number, soft, hard in self.limits:
-            resource.setrlimit(number, (soft, hard))
+            ceiling = resource.getrlimit(number)[1]
+            # A server without CAP_SYS_RESOURCE cannot raise a hard limit.
+            resource.setrlimit(number, (_lower_rlimit(soft, ceiling), _lower_rlimit(hard, ceiling)))
+
+
+def _lower_rlimit(limit: int, ceiling: int) -> int:
+    """The stricter of two resource limits; RLIM_INFINITY is the mildest, whatever its number."""
+    if limit == resource.RLIM_INFINITY or ceiling == resource.RLIM_INFINITY:
+        return ceiling if limit == resource.RLIM_INFINITY else limit
+    return min(limit, ceiling)
 
 
 @dataclass(frozen=True, slots=True)

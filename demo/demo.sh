@@ -1,0 +1,100 @@
+#!/bin/sh
+# The whole system at work: a server, two users, real programs, and what each step shows.
+set -eu
+
+say() { printf '\n\033[1m== %s\033[0m\n' "$*" >&2; }
+show() { printf '\033[2m$ %s\033[0m\n' "$*" >&2; "$@"; }
+expect() { # CODE COMMAND...: runs it and fails the demo on any other exit code
+    wanted=$1; shift
+    printf '\033[2m$ %s\033[0m\n' "$*" >&2
+    code=0; "$@" || code=$?
+    [ "$code" = "$wanted" ] || { echo "demo: exit code $code instead of $wanted" >&2; exit 1; }
+    printf '  (exit code %s)\n' "$code" >&2
+}
+
+[ "$(id -u)" = 0 ] || { echo "demo: jobs are isolated and limited with root's rights; run it as root" >&2; exit 1; }
+
+place=$(mktemp -d /var/tmp/jobworker-demo-XXXXXX)
+chmod 755 "$place"
+server=
+finish() {
+    [ -z "$server" ] || { kill "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true; }
+    rm -rf "$place"
+}
+trap finish EXIT
+trap 'exit 130' INT TERM
+
+say "What this host can enforce"
+show jobworkerd check
+
+say "A server of our own, with users alice and bob"
+state=$place/state
+port=$(python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+show jobworkerd init --dir "$state" --listen "127.0.0.1:$port" >/dev/null
+show jobworkerd user add alice --dir "$state" >/dev/null
+show jobworkerd user add bob --dir "$state" >/dev/null
+mkfifo "$place/ready"
+jobworkerd serve --config "$state/jobworker.toml" >"$place/ready" &
+server=$!
+read -r ready <"$place/ready" || { echo "demo: the server did not start" >&2; exit 1; }
+echo "$ready"
+JOBCTL_CONTEXT=$state/clients/alice
+export JOBCTL_CONTEXT
+
+say "A program, its output and its exit code"
+show jobctl run -- date
+expect 7 jobctl run -- sh -c 'echo this goes to stderr >&2; exit 7'
+
+say "A counting loop, followed live from the first byte"
+job=$(jobctl start --name counter -- sh -c 'for i in 1 2 3 4 5; do echo "line $i"; sleep 0.3; done')
+show jobctl logs "$job"
+
+say "Half a core: sha1sum may use 0.5 cores, and says how much it got"
+job=$(jobctl start --cpu 0.5 --timeout 3s -- sha1sum /dev/zero)
+expect 124 jobctl wait "$job"
+show jobctl status "$job" | grep -E 'OUTCOME|CPU TIME|THROTTLED|DURATION'
+
+say "Disk reads at 4 MiB/s: 8 MiB of direct reads take about two seconds"
+big=$place/big
+head -c 8388608 /dev/urandom >"$big"
+chmod 644 "$big"
+show jobctl run --io-read 4M --io-device "$place" -- dd if="$big" of=/dev/null bs=1M iflag=direct
+
+say "64 MiB of memory: a program that wants more is killed as a whole, and the status says why"
+expect 137 jobctl run -m 64M -- sh -c 'head -c 256m /dev/zero | tail'
+
+say "Binary output arrives byte for byte"
+wanted=$(sha256sum <"$big")
+got=$(jobctl run -- cat "$big" | sha256sum)
+[ "$wanted" = "$got" ] && echo "same checksum: $got" || { echo "demo: different bytes" >&2; exit 1; }
+
+say "A job with children that ignore SIGTERM, stopped: nothing of it is left"
+job=$(jobctl start -- sh -c 'trap "" TERM HUP; setsid sleep 1000 & (sleep 1001 &) ; sleep 1002')
+show jobctl stop "$job"
+show jobctl status "$job" | grep -E 'STATE|OUTCOME'
+
+say "Bob may not look at alice's job"
+expect 125 jobctl -u bob status "$job"
+
+say "The server is killed with a job running; the next one adopts it, and no byte is lost"
+job=$(jobctl start -- sh -c 'for i in $(seq 1 20); do echo "number $i"; sleep 0.1; done')
+kill -KILL "$server"; wait "$server" 2>/dev/null || true
+jobworkerd serve --config "$state/jobworker.toml" >"$place/ready" 2>/dev/null &
+server=$!
+read -r ready <"$place/ready"
+echo "$ready"
+[ "$(jobctl logs "$job" | wc -l)" = 20 ] && echo "all 20 lines are there"
+show jobctl wait "$job"
+
+say "Everything that alice has run"
+show jobctl ps -a
+
+cat >&2 <<END
+
+That was all real. For a server that stays:
+
+  .venv/bin/jobworkerd init --dir /var/lib/jobworker
+  .venv/bin/jobworkerd user add alice --dir /var/lib/jobworker
+  .venv/bin/jobworkerd serve --config /var/lib/jobworker/jobworker.toml &
+  .venv/bin/jobctl --context /var/lib/jobworker/clients/alice run -- date
+END

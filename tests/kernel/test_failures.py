@@ -1,0 +1,145 @@
+"""A start that fails, or is killed, at any step: never a job with less sandbox, and nothing left behind."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from host import children, descendants, eventually, job_groups, job_processes, monitor_of, needs_root, process_status, title
+
+from jobworker import ErrorCode, JobError, JobSpec, State, Worker
+from jobworker.runtime import sandbox
+from jobworker.runtime.launcher_client import LauncherClient
+from jobworker.worker import bootstrap
+
+pytestmark = needs_root
+
+_PROGRAMS = Path(__file__).parent.parent / "programs"
+_ECHO = JobSpec(program="/bin/echo", args=("it runs",))
+
+
+def _steps(state: Path) -> list[str]:
+    """The names of the steps that a job on this host goes through."""
+    host = sandbox.HostView.survey(Path("/proc/self/mountinfo").read_text(), [str(state.resolve())])
+    job = sandbox.Confinement(job_id="0" * 36, uid=200_000, entry_files=(), status_fd=3)
+    return [type(step).__name__ for step in sandbox.plan(_ECHO, host, job)]
+
+
+def _labelled(label: str, position: int) -> JobSpec:
+    return JobSpec(program=_ECHO.program, args=_ECHO.args, labels={label: str(position)})
+
+
+@pytest.fixture
+async def faulty(state: Path) -> AsyncIterator[Worker]:
+    """A worker whose launcher fails or waits where a job's labels say."""
+    launcher = await asyncio.to_thread(
+        LauncherClient.start, bootstrap(state), module="faulty_launcher", search_path=_PROGRAMS
+    )
+    async with await Worker.open(state, launcher=launcher) as worker:
+        yield worker
+        for job in worker.list():
+            await worker.remove(job.id, force=True)
+
+
+def _everything(worker: Worker, state: Path) -> dict[str, object]:
+    """All that a start makes: descriptors, processes, mounts, groups and directories."""
+    helpers = [worker._launcher.pid, *descendants(worker._launcher.pid)]
+    return {
+        "descriptors": len(os.listdir("/proc/self/fd")),
+        "helpers": sorted(title(pid) for pid in helpers),
+        "their descriptors": sorted(len(os.listdir(f"/proc/{pid}/fd")) for pid in helpers if title(pid)),
+        "children": children(),
+        "mounts": Path("/proc/self/mountinfo").read_text(),
+        "groups": job_groups(state),
+        "directories": os.listdir(state / "jobs"),
+        "jobs": list(worker._jobs),
+        "uids": _leased_uids(),
+    }
+
+
+def _leased_uids() -> int:
+    """How many of the host's job uids are locked by processes below this one; /proc/locks."""
+    inode = os.stat("/run/jobworker/uids").st_ino
+    ours = {str(pid) for pid in descendants(os.getpid())}
+    lines = (line.split() for line in Path("/proc/locks").read_text().splitlines())
+    return len([line for line in lines if f":{inode}" in line[-3] and line[-4] in ours])
+
+
+async def _assert_as_before(worker: Worker, state: Path, before: dict[str, object]) -> None:
+    # The failure is told a moment before the monitor that told it is collected.
+    await eventually(lambda: len(descendants(worker._launcher.pid)) == 1)
+    assert _everything(worker, state) == before
+
+
+async def test_a_failure_at_any_step_fails_the_start_by_name_and_leaves_nothing(faulty: Worker, state: Path) -> None:
+    """S6, E25. The control: without the fault the same launcher runs the job."""
+    control = await faulty.start(_ECHO)
+    assert (await faulty.wait(control.id)).state is State.COMPLETED
+    await faulty.remove(control.id)
+    await eventually(lambda: len(descendants(faulty._launcher.pid)) == 1)
+    before = _everything(faulty, state)
+    steps = _steps(state)
+    assert {"JoinCgroup", "NewNamespaces", "EnterRoot", "MountProc", "BecomeUser", "ForbidNewPrivileges"} <= set(steps)
+    for position, name in enumerate(steps):
+        with pytest.raises(JobError) as caught:
+            await faulty.start(_labelled("fail_at", position))
+        assert caught.value.code is ErrorCode.UNSUPPORTED
+        assert f"step {name} failed: Operation not permitted" in caught.value.message
+        await _assert_as_before(faulty, state, before)
+
+
+async def _start_and_wait_at(worker: Worker, state: Path, position: int) -> tuple[asyncio.Task[object], str, int]:
+    """A start that stands still before the step, its job's id, and the process that stands there."""
+    job_id = f"00000000-0000-4000-8000-{position:012}"
+    starting: asyncio.Task[object] = asyncio.create_task(worker.start(_labelled("wait_at", position), job_id=job_id))
+    waiting = 1 << (signal.SIGUSR1 - 1)
+
+    def standing() -> list[int]:
+        below = descendants(worker._launcher.pid)
+        return [pid for pid in below if int(process_status(pid).get("SigBlk", "0"), 16) & waiting]
+
+    await eventually(lambda: bool(standing()) or starting.done())
+    assert not starting.done(), starting
+    return starting, job_id, standing()[0]
+
+
+@pytest.mark.parametrize("victim", ["monitor", "child"])
+async def test_kill_9_at_any_step_fails_the_start_and_leaves_nothing(
+    faulty: Worker, state: Path, victim: str
+) -> None:
+    """S6. Of the monitor, with whom the kernel ends the rest, or of the child that sets up the sandbox."""
+    before = _everything(faulty, state)
+    for position in range(len(_steps(state))):
+        starting, job_id, child = await _start_and_wait_at(faulty, state, position)
+        os.kill(monitor_of(job_id) if victim == "monitor" else child, signal.SIGKILL)
+        with pytest.raises(JobError) as caught:
+            await starting
+        assert caught.value.code in {ErrorCode.UNAVAILABLE, ErrorCode.UNSUPPORTED}
+        await _assert_as_before(faulty, state, before)
+
+
+async def test_kill_9_of_the_launcher_at_any_step_does_not_stop_the_start(faulty: Worker, state: Path) -> None:
+    """S6. From the fork of the monitor on nothing depends on it, and the keeper makes a new one."""
+    for position in range(0, len(_steps(state)), 4):
+        starting, job_id, child = await _start_and_wait_at(faulty, state, position)
+        [launcher] = [pid for pid in descendants(faulty._launcher.pid) if title(pid) == "jobworker-launcher"]
+        os.kill(launcher, signal.SIGKILL)
+        await eventually(lambda gone=launcher: process_status(gone) == {})  # type: ignore[misc]
+        os.kill(child, signal.SIGUSR1)
+        await starting
+        assert (await faulty.wait(job_id)).state is State.COMPLETED
+        assert [chunk.data async for chunk in faulty.output(job_id)] == [b"it runs\n"]
+        assert job_groups(state) == []
+        await faulty.remove(job_id)
+
+
+async def test_a_start_that_stands_still_shows_no_running_job(faulty: Worker, state: Path) -> None:
+    """E25. Until the last step is done the job is pending, and its program has not run."""
+    starting, job_id, child = await _start_and_wait_at(faulty, state, len(_steps(state)) - 1)
+    assert (await faulty.status(job_id)).state is State.PENDING
+    assert job_processes(state, job_id) == {child}
+    os.kill(child, signal.SIGUSR1)
+    await starting
+    assert (await faulty.wait(job_id)).state is State.COMPLETED

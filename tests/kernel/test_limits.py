@@ -1,0 +1,205 @@
+"""Limits, proven by what they do; each with a control without the limit."""
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from host import JOB_PYTHON, eventually, job_groups, job_processes, needs_root, run_job, start_talking
+
+from jobworker import JobSpec, Limits, State, Worker
+from jobworker.core.outcome import Exited, OomKilled
+from jobworker.core.spec import MiB
+from jobworker.runtime.block_device import disk_of
+from jobworker.runtime.cgroup import CgroupHost
+from jobworker.worker import bootstrap
+
+pytestmark = needs_root
+
+
+async def _share_of_a_core(worker: Worker, programs: Path, cpu: float | None) -> tuple[float, float]:
+    """What a busy job gets, by its own clock, and how long the kernel kept it from running."""
+    spin = JobSpec(program=JOB_PYTHON, args=(str(programs / "spin.py"), "3"), limits=Limits(cpu=cpu))
+    job, output = await run_job(worker, spin)
+    assert job.usage.throttled_seconds is not None
+    assert job.usage.cpu_seconds is not None
+    return float(output), job.usage.throttled_seconds
+
+
+async def test_a_cpu_limit_holds(worker: Worker, programs: Path) -> None:
+    """S2. 0.2 ± 0.05 seconds a second, and the throttling is counted."""
+    share, throttled = await _share_of_a_core(worker, programs, 0.2)
+    assert 0.15 <= share <= 0.25
+    assert throttled > 1
+    free, never = await _share_of_a_core(worker, programs, None)
+    assert free > 0.3
+    assert never == 0
+
+
+async def test_a_job_over_its_memory_limit_is_ended_and_the_worker_lives(worker: Worker, programs: Path) -> None:
+    """S2."""
+    for limit, outcome in ((32 * MiB, OomKilled()), (256 * MiB, Exited(0)), (None, Exited(0))):
+        hog = JobSpec(program=str(programs / "hog"), args=("64",), limits=Limits(memory=limit))
+        job, _ = await run_job(worker, hog)
+        assert job.ending is not None
+        assert job.ending.outcome == outcome
+        assert job.usage.memory_peak is not None
+        assert limit is None or job.usage.memory_peak <= limit
+        assert (job.usage.oom_kills or 0) >= (outcome == OomKilled())
+
+
+@pytest.mark.parametrize("place", ["/tmp", "/dev/shm"])
+async def test_a_file_in_memory_does_not_get_around_the_memory_limit(worker: Worker, place: str) -> None:
+    """S2. The control: with a limit above what it writes, the same job ends well."""
+    for limit, ends_well in ((24 * MiB, False), (256 * MiB, True)):
+        fill = JobSpec(
+            program="/bin/dd",
+            args=("if=/dev/zero", f"of={place}/fill", "bs=1M", "count=48", "status=none"),
+            limits=Limits(memory=limit),
+        )
+        job, _ = await run_job(worker, fill)
+        assert (job.state is State.COMPLETED) is ends_well
+        assert job.usage.memory_peak is not None
+        assert job.usage.memory_peak <= limit
+
+
+async def test_a_limit_on_processes_holds_a_fork_bomb(worker: Worker, state: Path, programs: Path) -> None:
+    """S2. The control: with a higher limit it makes more."""
+    for limit in (20, 60):
+        bomb = JobSpec(program=str(programs / "fork_storm"), limits=Limits(pids=limit))
+        job = await start_talking(worker, bomb)
+        assert [chunk.data async for chunk in worker.output(job.id, follow=False)] == [b"%d\n" % (limit - 1)]
+        assert len(job_processes(state, job.id)) == limit
+        other = await worker.start(JobSpec(program="/bin/true"))
+        assert (await worker.wait(other.id)).state is State.COMPLETED
+        assert (await worker.stop(job.id)).state is State.STOPPED
+
+
+async def test_one_process_is_enough_for_a_job_that_needs_no_other(worker: Worker) -> None:
+    """S2. The smallest limits that are allowed still run a program."""
+    job, output = await run_job(worker, JobSpec(program="/bin/echo", args=("hi",), limits=Limits(pids=1, cpu=0.01)))
+    assert (job.state, output) == (State.COMPLETED, b"hi\n")
+
+
+async def test_no_limits_at_all_are_possible(worker: Worker) -> None:
+    """S2."""
+    free = Limits(memory=None, pids=None)
+    job, output = await run_job(worker, JobSpec(program="/bin/echo", args=("hi",), limits=free))
+    assert (job.state, output, dict(job.effective_limits)) == (State.COMPLETED, b"hi\n", {})
+
+
+@pytest.fixture
+def big_file(programs: Path) -> Iterator[Path]:
+    """16 MiB on the disk under /, where jobs may read it."""
+    path = programs / "big"
+    path.write_bytes(os.urandom(16 * MiB))
+    path.chmod(0o644)
+    with path.open("rb") as file:
+        os.fsync(file)
+    yield path
+    path.unlink()
+
+
+def _root_has_a_disk() -> bool:
+    try:
+        disk_of("/", Path("/proc/self/mountinfo").read_text())
+    except Exception:  # noqa: BLE001 - the tests of block_device tell which
+        return False
+    return True
+
+
+needs_disk = pytest.mark.skipif(not _root_has_a_disk(), reason="needs a disk of its own under /: io limits are for disks")
+
+
+@needs_disk
+async def test_an_io_limit_holds_direct_reads(worker: Worker, big_file: Path) -> None:
+    """S2. 8 MiB at 4 MiB a second take 0.8 × 2 s or more; without the limit less than half of that."""
+    times = {}
+    for rate in (4 * MiB, None):
+        read = JobSpec(
+            program="/bin/dd",
+            args=(f"if={big_file}", "of=/dev/null", "iflag=direct", "bs=512k", "count=16", "status=none"),
+            limits=Limits(io_read_bps=rate),
+        )
+        began = time.monotonic()
+        job, _ = await run_job(worker, read)
+        times[rate] = time.monotonic() - began
+        assert job.state is State.COMPLETED
+        assert job.usage.io_read_bytes is None or job.usage.io_read_bytes >= 8 * MiB
+    assert times[4 * MiB] >= 0.8 * 2
+    assert times[None] < times[4 * MiB] / 2
+
+
+@needs_disk
+async def test_an_io_limit_on_operations_holds(worker: Worker, big_file: Path) -> None:
+    """S2. 40 reads at 20 a second."""
+    times = {}
+    for rate in (20, None):
+        read = JobSpec(
+            program="/bin/dd",
+            args=(f"if={big_file}", "of=/dev/null", "iflag=direct", "bs=4k", "count=40", "status=none"),
+            limits=Limits(io_read_iops=rate),
+        )
+        began = time.monotonic()
+        assert (await run_job(worker, read))[0].state is State.COMPLETED
+        times[rate] = time.monotonic() - began
+    assert times[20] >= 0.8 * 2
+    assert times[None] < times[20] / 2
+
+
+@needs_disk
+async def test_an_io_limit_holds_direct_writes(state: Path, programs: Path) -> None:
+    """S2. A job has no disk that it may write to, so a process of ours joins the groups of one."""
+    host = CgroupHost.discover(bootstrap(state).cgroup_parent)
+    host.prepare()
+    disk = disk_of("/", Path("/proc/self/mountinfo").read_text())
+    target = programs / "written"
+    times = {}
+    try:
+        for rate in (4 * MiB, None):
+            group = host.group(f"write-{rate}")
+            group.create()
+            effective = group.limit(Limits(io_write_bps=rate), disk)
+            assert ("io_write_bps" in effective) is (rate is not None)
+            join = " && ".join(f"echo 0 > {path}/cgroup.procs" for path in job_groups(state))
+            write = f"exec dd if=/dev/zero of={target} oflag=direct bs=512k count=16 status=none"
+            began = time.monotonic()
+            await asyncio.to_thread(subprocess.run, ["sh", "-c", f"{join} && {write}"], check=True)
+            times[rate] = time.monotonic() - began
+            group.remove()
+    finally:
+        target.unlink(missing_ok=True)
+        host.remove_parent()
+    assert times[4 * MiB] >= 0.8 * 2
+    assert times[None] < times[4 * MiB] / 2
+
+
+async def test_the_effective_limits_are_what_the_kernel_shows(worker: Worker, state: Path) -> None:
+    """S2. Read again from the job's own groups, by somebody else."""
+    limits = Limits(cpu=0.5, memory=64 * MiB, pids=33)
+    job = await worker.start(JobSpec(program="/bin/sleep", args=("1000",), limits=limits))
+    shown = {}
+    for group in job_groups(state):
+        for file in ("memory.max", "memory.limit_in_bytes", "pids.max", "cpu.max", "cpu.cfs_quota_us"):
+            with contextlib.suppress(FileNotFoundError):
+                shown[file.partition(".")[0]] = (group / file).read_text().split()[0]
+    assert shown == {"memory": str(64 * MiB), "pids": "33", "cpu": "50000"}
+    assert job.effective_limits["memory"] == str(64 * MiB)
+    assert job.effective_limits["pids"] == "33"
+    await worker.stop(job.id)
+
+
+async def test_the_monitor_is_in_none_of_the_jobs_groups(worker: Worker, state: Path, programs: Path) -> None:
+    """S2. What limits the job must not slow down whoever watches over it."""
+    job = await start_talking(worker, JobSpec(program=str(programs / "tree")))
+    ids = {line.partition(" ")[0] for line in (str(pid) for pid in job_processes(state, job.id))}
+    assert len(ids) == 8
+    from host import monitor_of
+
+    assert str(monitor_of(job.id)) not in ids
+    await worker.stop(job.id)
+    await eventually(lambda: job_groups(state) == [])
