@@ -32,7 +32,9 @@ def main() -> None:
     """Writes the files, or compares them with what is there."""
     fresh = generate()
     if "--check" in sys.argv:
-        stale = [name for name, text in fresh.items() if not (TARGET / name).is_file() or (TARGET / name).read_text() != text]
+        stale = [
+            name for name, text in fresh.items() if not (TARGET / name).is_file() or (TARGET / name).read_text() != text
+        ]
         if stale:
             sys.exit(f"stale generated code: {', '.join(sorted(stale))}; run `make proto` and commit the result")
         return

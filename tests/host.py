@@ -40,7 +40,11 @@ def children() -> set[int]:
 def descendants(pid: int) -> set[int]:
     """The processes below `pid`; what ends meanwhile may be missing."""
     try:
-        found = {int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()}
+        found = {
+            int(child)
+            for task in Path(f"/proc/{pid}/task").iterdir()
+            for child in (task / "children").read_text().split()
+        }
     except (FileNotFoundError, ProcessLookupError):
         return set()
     return found.union(*map(descendants, found))
@@ -65,7 +69,9 @@ def title(pid: int) -> str:
 
 def monitor_of(job_id: str) -> int:
     """The process that supervises the job."""
-    [pid] = [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and title(int(pid)) == f"jobworker-monitor {job_id}"]
+    [pid] = [
+        int(pid) for pid in os.listdir("/proc") if pid.isdigit() and title(int(pid)) == f"jobworker-monitor {job_id}"
+    ]
     return pid
 
 

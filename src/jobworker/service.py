@@ -141,10 +141,12 @@ class Service:
         if spec.network is Network.HOST:
             await self._authorise(principal, Action.NETWORK_HOST, "", principal.name)
         self._quotas.ceilings.get(principal.role, Ceiling()).check(spec.limits)
+        cut_short: JobRecord | None = None
         if idempotency_key is not None:
             known = self._database.read(lambda rows: jobs.by_idempotency_key(rows, principal.name, idempotency_key))
-            if known is not None:
+            if known is not None and not await self._was_never_started(known):
                 return await self._started_before(known.id), True
+            cut_short = known
         self._check_quota(principal)
         record = JobRecord(
             id=new_job_id(),
@@ -156,7 +158,7 @@ class Service:
         )
         self._live[record.id] = record
         # A caller that goes away does not take the start with it half done.
-        task = asyncio.create_task(self._start(principal, record))
+        task = asyncio.create_task(self._start(principal, record, cut_short))
         self._starts[record.id] = task
         task.add_done_callback(lambda _: self._starts.pop(record.id, None))
         try:
@@ -165,10 +167,12 @@ class Service:
             return await self._started_before(taken.existing_id), True
         return await self._view(self._get(record.id)), False
 
-    async def _start(self, principal: Principal, record: JobRecord) -> None:
+    async def _start(self, principal: Principal, record: JobRecord, cut_short: JobRecord | None) -> None:
         event = self._event(principal, Action.JOB_START, record.id, "allowed", record.spec.program)
 
         def intend(connection: sqlite3.Connection) -> None:
+            if cut_short is not None:
+                jobs.delete(connection, cut_short.id)
             jobs.insert(connection, record)
             audit.append(connection, event)
 
@@ -186,6 +190,16 @@ class Service:
         if record.id in self._live and not isinstance(status.phase, Ended):
             self._update(status)
 
+    async def _was_never_started(self, record: JobRecord) -> bool:
+        """Whether an earlier server stopped before the job had so much as files: then its key is still good."""
+        if not isinstance(record.phase, Ended) or not isinstance(record.phase.ending.outcome, Lost):
+            return False
+        try:
+            await self._worker.status(record.id)
+        except JobError as error:
+            return error.code is ErrorCode.JOB_NOT_FOUND
+        return False
+
     async def _started_before(self, job_id: str) -> JobView:
         """The job that an earlier call with the same key has started, or is starting."""
         task = self._starts.get(job_id)
@@ -197,7 +211,9 @@ class Service:
         if self._is_closing:
             raise JobError(ErrorCode.UNAVAILABLE, "the server is shutting down; try again later")
         if len(self._live) >= self._quotas.max_jobs:
-            raise JobError(ErrorCode.EXHAUSTED, "the server runs as many jobs as it may; try again when some have ended")
+            raise JobError(
+                ErrorCode.EXHAUSTED, "the server runs as many jobs as it may; try again when some have ended"
+            )
         own = sum(record.owner == principal.name for record in self._live.values())
         if own >= self._quotas.max_jobs_per_user:
             raise JobError(
@@ -323,9 +339,7 @@ class Service:
         why = "the job belongs to another user" if target else f"your role does not allow {action.value}"
         raise JobError(ErrorCode.PERMISSION_DENIED, f"unauthorized action: {why}")
 
-    def _event(
-        self, principal: Principal, action: Action, target: str, decision: str, detail: str = ""
-    ) -> AuditEvent:
+    def _event(self, principal: Principal, action: Action, target: str, decision: str, detail: str = "") -> AuditEvent:
         return AuditEvent(
             time=self._clock(),
             principal=principal.name,
@@ -337,9 +351,7 @@ class Service:
             detail=detail,
         )
 
-    async def _audit(
-        self, principal: Principal, action: Action, target: str, decision: str, detail: str = ""
-    ) -> None:
+    async def _audit(self, principal: Principal, action: Action, target: str, decision: str, detail: str = "") -> None:
         event = self._event(principal, action, target, decision, detail)
         await self._database.write(lambda connection: audit.append(connection, event))
 
@@ -391,7 +403,9 @@ class Service:
                         await self._database.write(lambda connection: _set_ended(connection, record))
                         self._live.pop(record.id, None)
                     else:
-                        await self._database.write(lambda connection: jobs.compare_and_set(connection, expected, record))
+                        await self._database.write(
+                            lambda connection: jobs.compare_and_set(connection, expected, record)
+                        )
                 except JobError:
                     await asyncio.sleep(_RETRY_SECONDS)
                 else:

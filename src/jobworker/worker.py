@@ -32,7 +32,7 @@ from jobworker.core.spec import JobSpec
 from jobworker.runtime import job_dir, wire
 from jobworker.runtime.inotify import Inotify
 from jobworker.runtime.launcher_client import LauncherClient
-from jobworker.runtime.output_log import BOTH, Blocked, Chunk, OutputReader, Stream
+from jobworker.runtime.output_log import BOTH, OUTPUT, Blocked, Chunk, OutputReader, Stream
 
 MAX_CHUNK: Final = 256 * 1024
 _STARTS_AT_ONCE: Final = 64  # what the launcher's queue holds with room to spare
@@ -118,7 +118,8 @@ class Worker:
         (state / "jobs").mkdir(mode=0o700, parents=True, exist_ok=True)
         guard = _claim(state)
         try:
-            launcher = launcher or await asyncio.to_thread(LauncherClient.start, bootstrap(state))
+            if launcher is None:
+                launcher = await asyncio.to_thread(LauncherClient.start, bootstrap(state))
             worker = cls(state, launcher, on_end)
         except BaseException:
             os.close(guard)
@@ -269,9 +270,7 @@ class Worker:
         finally:
             reader.close()
 
-    async def _follow(
-        self, job: "_Job", reader: OutputReader, *, follow: bool, max_chunk: int
-    ) -> AsyncIterator[Chunk]:
+    async def _follow(self, job: "_Job", reader: OutputReader, *, follow: bool, max_chunk: int) -> AsyncIterator[Chunk]:
         news = asyncio.Event()
         job.listeners.add(news.set)
         watch = self._inotify.watch(reader.index_fd, news.set) if follow and not job.is_ended else None
@@ -328,7 +327,9 @@ class Worker:
                     directory = job_dir.create(self._jobs_dir, job.id, request)
                 except OSError as error:
                     reason = os.strerror(error.errno or 0)
-                    raise JobError(ErrorCode.UNAVAILABLE, f"the server cannot make the job's files: {reason}") from error
+                    raise JobError(
+                        ErrorCode.UNAVAILABLE, f"the server cannot make the job's files: {reason}"
+                    ) from error
                 try:
                     job.attach(self._launcher.launch(job.id, directory), self._on_finished)
                 finally:
@@ -380,7 +381,10 @@ class Worker:
             if recorded is not None:
                 return Ending.from_document(recorded)
             facts = recovery.Facts(
-                has_directory=True, has_outcome=False, is_supervised=False, is_same_boot=job.boot_id in {"", self._boot_id}
+                has_directory=True,
+                has_outcome=False,
+                is_supervised=False,
+                is_same_boot=job.boot_id in {"", self._boot_id},
             )
             verdict = recovery.judge(facts)
             if not isinstance(verdict, recovery.DeclareLost):
@@ -403,7 +407,7 @@ class Worker:
         """Takes over what an earlier worker left."""
         for entry in os.scandir(self._jobs_dir):
             # One with an end and without a spec is what a removal left that was cut short.
-            if is_job_id(entry.name) and not all(os.path.exists(f"{entry.path}/{name}") for name in _ENDED_FILES):
+            if is_job_id(entry.name) and not all(Path(entry.path, name).exists() for name in _ENDED_FILES):
                 await self._recover_one(entry.name)
 
     async def _recover_one(self, job_id: str) -> None:
@@ -424,12 +428,26 @@ class Worker:
         finally:
             os.close(directory)
         if channel is None:
-            await self._conclude(job, None)
+            if not await self._forget_unlaunched(job):
+                await self._conclude(job, None)
             return
         channel.setblocking(False)
         job.attach(channel, self._on_finished)
         with contextlib.suppress(JobError):
             await job.wait_answer()
+
+    async def _forget_unlaunched(self, job: "_Job") -> bool:
+        """Leaves nothing of a start that the server's end cut short before a monitor had made its files."""
+        if (self._jobs_dir / job.id / OUTPUT).exists():
+            return False
+        with contextlib.suppress(JobError):
+            await self._clean_up(job.id)
+        try:
+            job_dir.remove(self._jobs_dir, job.id)
+        except OSError:
+            return False  # it is being launched just now, by the launcher of the earlier server
+        del self._jobs[job.id]
+        return True
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)

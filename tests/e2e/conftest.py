@@ -23,6 +23,9 @@ from host import JOB_PYTHON, job_groups
 
 from jobworker.client.context import Context
 from jobworker.client.grpc import JobClient
+from jobworker.daemon.config import Address
+from jobworker.daemon.init import init
+from jobworker.daemon.users import add
 
 SERVICE_UID = 199_999
 JOBCTL = "import sys; sys.argv[0] = 'jobctl'; from jobworker.cli.main import main; main()"
@@ -69,10 +72,10 @@ class Daemon:
     def init(self, *users: str) -> None:
         """Makes the state directory, for a free port, and contexts for `users`."""
         self.address = f"127.0.0.1:{free_port()}"
-        made = self.command("init", "--dir", self.directory, "--listen", self.address)
-        assert made.returncode == 0, made.stderr
+        # What the commands do, without a process each.
+        init(self.directory, [], None, "jobworker.internal", Address.parse(self.address))
         for user in users:
-            self.add(user)
+            add(self.directory, user)
 
     def add(self, user: str, *options: object) -> None:
         """Adds a user, with a context in the state directory."""
@@ -207,13 +210,11 @@ class Daemon:
         """Ends and removes every job."""
         if not self.is_running:
             self.start()
-        listed = self.jobctl("list", "-a", "-q", user="admin")
-        assert listed.returncode == 0, listed.stderr
-        if ids := listed.stdout.split():
-            asyncio.run(self._remove(ids))
+        asyncio.run(self._remove_all())
 
-    async def _remove(self, ids: list[str]) -> None:
+    async def _remove_all(self) -> None:
         async with self.client("admin") as client:
+            ids = [job.id async for page in client.list(page_size=1000) for job in page]
             await asyncio.gather(*(client.remove(job_id, force=True) for job_id in ids))
 
     def close(self) -> None:
@@ -266,7 +267,11 @@ def descendants(pid: int) -> dict[int, str]:
 def children_of(pid: int) -> list[int]:
     """The child processes of `pid`; none when it is gone."""
     try:
-        return [int(word) for task in Path(f"/proc/{pid}/task").iterdir() for word in (task / "children").read_text().split()]
+        return [
+            int(word)
+            for task in Path(f"/proc/{pid}/task").iterdir()
+            for word in (task / "children").read_text().split()
+        ]
     except OSError:
         return []
 

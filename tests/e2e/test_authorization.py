@@ -106,9 +106,7 @@ def credentials_of_alice(daemon, age, ttl):
 
 def credentials_of(daemon, user):
     context = daemon.context(user)
-    return grpc.ssl_channel_credentials(
-        *(file.read_bytes() for file in (context.ca, context.key, context.certificate))
-    )
+    return grpc.ssl_channel_credentials(*(file.read_bytes() for file in (context.ca, context.key, context.certificate)))
 
 
 @pytest.fixture(scope="session")
@@ -292,7 +290,7 @@ async def test_errors_tell_nothing_about_the_server_or_other_users(daemon, stubs
             await refused(start(**spec))
         await refused(stub.Signal(pb2.SignalRequest(id=his, signal=99)))
     await stubs["other"].Stop(pb2.StopRequest(id=his))
-    forbidden = ("bob", "Traceback", "File \"", ".py", str(daemon.directory), "/var/", "pki", "sqlite", str(daemon.pid))
+    forbidden = ("bob", "Traceback", 'File "', ".py", str(daemon.directory), "/var/", "pki", "sqlite", str(daemon.pid))
     forbidden += tuple(f"{pid}" for pid in daemon.descendants())
     for told in words:
         assert len(told) < 1000

@@ -186,12 +186,16 @@ BAD = {
     "admin by name only": (lambda: Certificate(common_name="admin"), "own", "common name"),
     "wrong trust domain": (lambda: Certificate(names=("spiffe://evil.internal/user/alice",)), "own", "its URI"),
     "longer trust domain": (
-        lambda: Certificate(names=("spiffe://jobworker.internal.evil/user/alice",)), "own", "its URI"
+        lambda: Certificate(names=("spiffe://jobworker.internal.evil/user/alice",)),
+        "own",
+        "its URI",
     ),
     "dots in the id": (lambda: Certificate(common_name="../alice", names=user("../alice")), "own", "not a user name"),
     "upper case in the id": (lambda: Certificate(common_name="Alice", names=user("Alice")), "own", "not a user name"),
     "NUL in the id": (
-        lambda: Certificate(common_name="alice\0x", names=user("alice\0x")), "own", "certificate refused"
+        lambda: Certificate(common_name="alice\0x", names=user("alice\0x")),
+        "own",
+        "certificate refused",
     ),
     "encoded id": (lambda: Certificate(common_name="alic%65", names=user("alic%65")), "own", "not a user name"),
     "a CA's": (lambda: Certificate(is_ca=True), "own", "no CA is a user"),

@@ -103,9 +103,7 @@ async def check_all(daemon, jobs, known):
                 status = await client.status(job_id)
             else:
                 status = await client.wait(job_id, timeout=10)
-            if isinstance(status.outcome, Lost):
-                assert job.key not in before, f"{job.spec.name} was acknowledged and is lost: {status.outcome}"
-                continue  # recorded, never acknowledged, and told as such
+            assert not isinstance(status.outcome, Lost), f"{job.spec.name} is lost: {status.outcome.reason}"
             data, end = await output_of(client, job_id)
             if job.code is None:
                 assert status.state is State.RUNNING, status.outcome
@@ -159,15 +157,13 @@ def crash_rounds(daemon, rounds, seconds, children_of, start_time):
     records = daemon.audit()
     starts = [record["target"] for record in records if record["action"] == "job.start"]
     assert len(starts) == len(set(starts))
-    assert set(known.values()) <= set(starts)
+    assert set(known.values()) <= set(starts)  # more were cut short, before they had begun to run
     return rounds
 
 
-def test_nothing_is_lost_or_doubled_when_the_server_is_killed_at_random_moments(
-    own_daemon, children_of, start_time
-):
+def test_nothing_is_lost_or_doubled_when_the_server_is_killed_at_random_moments(own_daemon, children_of, start_time):
     """C1, S11, S10, U2."""
-    crash_rounds(own_daemon, 25, 60, children_of, start_time)
+    crash_rounds(own_daemon, 15, 60, children_of, start_time)
 
 
 @pytest.mark.soak
@@ -299,9 +295,7 @@ def test_a_killed_keeper_takes_no_job_and_no_start_with_it(own_daemon, start_tim
     assert own_daemon.jobctl("wait", before).returncode == 3
 
 
-def test_a_killed_monitor_takes_its_job_with_it_and_the_record_says_so(
-    own_daemon, children_of, start_time, eventually
-):
+def test_a_killed_monitor_takes_its_job_with_it_and_the_record_says_so(own_daemon, children_of, start_time, eventually):
     """C2: at once, completely, and nobody else's; the output up to then is kept."""
     own_daemon.start()
     script = "seq 1 1000; sleep 1000 & setsid sleep 1000 & wait"
@@ -362,6 +356,19 @@ def test_after_kill_9_of_everything_a_new_start_works(own_daemon, eventually, st
     assert own_daemon.jobctl("run", "--", "echo", "new").stdout == "new\n"
 
 
+def test_a_start_makes_missing_parent_groups_again(own_daemon):
+    """S10: the last launcher of an earlier server may remove them after a new one has found them there."""
+    own_daemon.start()
+    job_id = own_daemon.start_job("sleep", "1000")
+    parents = {group.parent for group in own_daemon.job_groups()}
+    assert own_daemon.jobctl("stop", job_id).returncode == 0
+    assert parents
+    for parent in parents:
+        parent.rmdir()
+    done = own_daemon.jobctl("run", "--memory", "64M", "--", "echo", "here")
+    assert (done.returncode, done.stdout) == (0, "here\n"), done.stderr
+
+
 async def test_one_key_is_one_job_however_often_it_is_sent_at_once(daemon):
     """S11."""
     key = str(uuid4())
@@ -400,7 +407,8 @@ def test_one_key_is_one_job_across_crashes(own_daemon):
     listed = own_daemon.jobctl("list", "-a", "-q", user="admin").stdout.split()
     assert listed == [job_id]
     starts = [record["target"] for record in own_daemon.audit() if record["action"] == "job.start"]
-    assert starts == [job_id]
+    assert starts[-1] == job_id  # those before it were cut short, and nothing has run
+    assert own_daemon.jobctl("logs", job_id).stdout == "once\n"
 
 
 async def test_a_start_goes_on_when_its_caller_goes_away(daemon):

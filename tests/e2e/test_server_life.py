@@ -129,7 +129,7 @@ def changed(path, content):
 
 
 BAD_CONFIG = {
-    "unknown key": ('[jobs]\n', '[jobs]\nmax_job = 1\n', "max_job"),
+    "unknown key": ("[jobs]\n", "[jobs]\nmax_job = 1\n", "max_job"),
     "unknown section": ("[isolation]", "[isolatoin]", "isolatoin"),
     "wrong type": ("max_jobs = 4000", 'max_jobs = "many"', "max_jobs"),
     "a flag for a number": ("max_jobs = 4000", "max_jobs = true", "max_jobs"),

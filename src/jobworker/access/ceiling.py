@@ -1,7 +1,6 @@
 """The most that a job of one role may ask for."""
 
 from dataclasses import dataclass, fields
-
 from typing import Final
 
 from jobworker.core.errors import invalid

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Final, Literal
 
 from jobworker.core.errors import JobError
@@ -61,7 +62,7 @@ def _try(control: Control) -> Finding:
         finally:
             os._exit(0)
     os.close(writable)
-    with open(readable, "rb") as pipe:
+    with os.fdopen(readable, "rb") as pipe:
         reason = pipe.read().decode()
     _, status = os.waitpid(child, 0)
     if status and not reason:
@@ -123,8 +124,8 @@ def _limit(limits: Limits) -> Callable[[], None]:
         group = host.group(str(os.getpid()))
         group.create()
         try:
-            with open("/proc/self/mountinfo", encoding="utf-8") as mountinfo:
-                disk = disk_of("/", mountinfo.read()) if limits.limits_io() else None
+            mountinfo = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
+            disk = disk_of("/", mountinfo) if limits.limits_io() else None
             group.limit(limits, disk)
         finally:
             group.remove()
@@ -135,7 +136,7 @@ def _limit(limits: Limits) -> Callable[[], None]:
 
 def _atomic_kill() -> None:
     host = CgroupHost.discover("jobworker-check")
-    if not any(os.path.exists(f"{tree.path}/cgroup.procs") for tree in host.hierarchies if tree.is_v2):
+    if not any(Path(tree.path, "cgroup.procs").exists() for tree in host.hierarchies if tree.is_v2):
         raise FileNotFoundError(2, "no cgroup v2 tree is mounted")
 
 

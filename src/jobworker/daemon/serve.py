@@ -1,10 +1,10 @@
 """`jobworkerd serve`: puts launcher, service and doors together, in the one order that is safe.
 
- 1  read the configuration, as whoever started us
- 2  start the launcher, while we are root and before grpc is loaded
- 3  give up root for good
- 4  load grpc, open the state, adopt what runs, open the doors, say that we are ready
- 5  on SIGTERM: no new jobs, end the streams, leave; the jobs run on
+1  read the configuration, as whoever started us
+2  start the launcher, while we are root and before grpc is loaded
+3  give up root for good
+4  load grpc, open the state, adopt what runs, open the doors, say that we are ready
+5  on SIGTERM: no new jobs, end the streams, leave; the jobs run on
 """
 
 import asyncio
@@ -95,7 +95,7 @@ def _can_read(account: Account, directory: Path) -> bool:
         status = 1
         try:
             _become(account)
-            os.listdir(directory)
+            os.scandir(directory).close()
             status = 0
         finally:
             os._exit(status)
@@ -147,7 +147,9 @@ async def _serve(config: Config, launcher: LauncherClient) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     if not (config.directory / DATABASE).exists():
-        raise ConfigRefused(f"{config.directory / DATABASE} is missing; restore a backup, or make a new state with init")
+        raise ConfigRefused(
+            f"{config.directory / DATABASE} is missing; restore a backup, or make a new state with init"
+        )
     database = Database.open(config.directory / DATABASE)
     try:
         service = await Service.open(
@@ -234,4 +236,3 @@ class AccessWatch:
         self._watch.close()
         self._inotify.close()
         os.close(self._file)
-

@@ -10,7 +10,7 @@ import errno
 import os
 import select
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -243,7 +243,7 @@ class Cgroup:
         return None
 
     def fork(self) -> int:
-        """fork(2) with the child in the job's v2 group from its first instruction on."""
+        """As os.fork, with the child in the job's v2 group from its first instruction on."""
         if self._v2 is None:
             return os.fork()
         directory = os.open(self._v2, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -389,7 +389,7 @@ class Cgroup:
         return read, written
 
 
-def _hand_down(path: str, controllers: list[str]) -> None:
+def _hand_down(path: str, controllers: Sequence[str]) -> None:
     """Enables controllers for the children of the group at `path`."""
     enabled = _read(f"{path}/cgroup.subtree_control").split()
     for name in controllers:
@@ -408,7 +408,9 @@ def _is_delegated(path: str) -> bool:
 
 
 def _cannot_limit(knob: Knob, why: str) -> JobError:
-    return JobError(ErrorCode.UNSUPPORTED, f"{knob.limit}: the {knob.controller} controller refuses {knob.value}: {why}")
+    return JobError(
+        ErrorCode.UNSUPPORTED, f"{knob.limit}: the {knob.controller} controller refuses {knob.value}: {why}"
+    )
 
 
 def _words_and_lines(text: str) -> list[str]:

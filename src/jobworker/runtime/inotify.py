@@ -56,7 +56,7 @@ class Inotify:
         except BlockingIOError:
             return
         place = 0
-        changed = set()
+        changed: set[int] = set()
         while place < len(events):
             number, mask, _, name_size = _EVENT.unpack_from(events, place)
             place += _EVENT.size + name_size

@@ -20,7 +20,7 @@ from jobworker.core.errors import ErrorCode, JobError
 from jobworker.core.job_id import is_job_id
 from jobworker.core.spec import JobSpec
 from jobworker.runtime import block_device, job_dir, linux, sandbox, wire
-from jobworker.runtime.cgroup import CgroupHost
+from jobworker.runtime.cgroup import Cgroup, CgroupHost
 from jobworker.runtime.monitor import Assignment, Monitor
 from jobworker.runtime.uid_range import UidLease, UidRange
 
@@ -138,7 +138,9 @@ class Launcher:
             _tell(channel, wire.StartFailed(error.code.value, error.message))
         except (OSError, ValueError, TypeError) as error:
             reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else type(error).__name__
-            _tell(channel, wire.StartFailed(ErrorCode.UNAVAILABLE.value, f"the server cannot launch jobs now: {reason}"))
+            _tell(
+                channel, wire.StartFailed(ErrorCode.UNAVAILABLE.value, f"the server cannot launch jobs now: {reason}")
+            )
 
     def _launch(self, job_id: str, directory: int, channel: socket.socket) -> None:
         """Makes the job's groups with their limits, then its monitor, which takes over from here."""
@@ -150,7 +152,7 @@ class Launcher:
         group = self._cgroups.group(job_id)
         lease = self._uids.lease()
         try:
-            group.create()
+            self._create(group)
             effective_limits = group.limit(spec.limits, disk)
             uid = self._floor(lease)
 
@@ -181,6 +183,14 @@ class Launcher:
             raise
         finally:
             os.close(lease.lock)
+
+    def _create(self, group: Cgroup) -> None:
+        try:
+            group.create()
+        except FileNotFoundError:
+            # The launcher of an earlier server has removed the parent groups on its way out.
+            self._cgroups.prepare()
+            group.create()
 
     def _floor(self, lease: UidLease) -> int:
         """The uid for a job, checked once more where it is given out: never root, never the server's."""

@@ -65,8 +65,10 @@ class LauncherClient:
         return self._process.pid
 
     def launch(self, job_id: str, directory: int) -> socket.socket:
-        """Asks for the job in `directory`; its channel tells what becomes of it, beginning with
-        NowRunning or StartFailed, and ends when launcher and monitor have let go of it."""  # fmt: skip
+        """Asks for the job in `directory`; the channel returned tells what becomes of it.
+
+        It begins with NowRunning or StartFailed, and ends when launcher and monitor have let go of it.
+        """
         return self._order(wire.Launch(job_id), directory)
 
     def clean_up(self, job_id: str) -> socket.socket:

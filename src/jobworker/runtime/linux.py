@@ -64,11 +64,11 @@ _PR_SET_NO_NEW_PRIVS: Final = 38
 _CAPABILITY_VERSION_3: Final = 0x20080522
 _NR_CAPSET: Final = {"x86_64": 126, "aarch64": 91}.get(platform.machine(), -1)
 
-# netdevice(7)
+# Network interfaces, see netdevice(7).
 _SIOCSIFFLAGS: Final = 0x8914
 _IFF_UP: Final = 0x1
 
-# inotify(7)
+# Events, see inotify(7).
 IN_MODIFY: Final = 0x2
 IN_DELETE_SELF: Final = 0x400
 IN_IGNORED: Final = 0x8000
@@ -125,9 +125,7 @@ def bind_read_only(source: str, target: str) -> None:
     )
     try:
         # struct mount_attr: attr_set, attr_clr, propagation, userns_fd
-        attributes = struct.pack(
-            "QQQQ", _MOUNT_ATTR_RDONLY | _MOUNT_ATTR_NOSUID | _MOUNT_ATTR_NODEV, 0, MS_PRIVATE, 0
-        )
+        attributes = struct.pack("QQQQ", _MOUNT_ATTR_RDONLY | _MOUNT_ATTR_NOSUID | _MOUNT_ATTR_NODEV, 0, MS_PRIVATE, 0)
         _check(
             _libc.syscall(_NR_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, attributes, len(attributes)), "mount_setattr"
         )

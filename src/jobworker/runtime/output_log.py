@@ -208,31 +208,30 @@ class OutputReader:
         """
         count = self._count()
         while self._next < count:
-            end, time_ns, stream = self._record(self._next)
+            end, _, stream = self._record(self._next)
             if end > self.position and stream in self._streams:
-                return self._read_from(end, time_ns, Stream(stream), count, max_bytes, may_block)
+                return self._read_joined(count, max_bytes, may_block=may_block)
             self.position = max(self.position, end)
             self._next += 1
         return None
 
-    def _read_from(
-        self, end: int, time_ns: int, stream: Stream, count: int, max_bytes: int, may_block: bool  # noqa: FBT001, PLR0913
-    ) -> Chunk:
-        limit = self.position + max_bytes
-        join_until = time_ns + _JOIN_NS
+    def _read_joined(self, count: int, max_bytes: int, *, may_block: bool) -> Chunk:
+        """The chunk that begins at `position`, within the record `_next` of `count`."""
         number = self._next
-        while end < limit and number + 1 < count:
+        end, time_ns, stream = self._record(number)
+        join_until = time_ns + _JOIN_NS
+        while end < self.position + max_bytes and number + 1 < count:
             next_end, next_time, next_stream = self._record(number + 1)
             if next_stream != stream or next_time > join_until:
                 break
             end, time_ns, number = next_end, next_time, number + 1
-        size = min(end, limit) - self.position
+        size = min(end - self.position, max_bytes)
         if not may_block:
             self._check_cached(self.position + size - 1)
         data = os.pread(self._output, size, self.position)
         if not data:
             raise OSError(errno.EIO, "the output is shorter than its index says")
-        chunk = Chunk(self.position, stream, time_ns, data)
+        chunk = Chunk(self.position, Stream(stream), time_ns, data)
         self.position = chunk.end
         self._next = number if self.position < end else number + 1
         return chunk

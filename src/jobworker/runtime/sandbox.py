@@ -66,8 +66,29 @@ _DEVICE_LINKS: Final = {
 }
 # Kernel file systems that a job gets as fresh instances or not at all.
 _KERNEL_FILE_SYSTEMS: Final = frozenset(
-    "proc sysfs devtmpfs devpts cgroup cgroup2 securityfs debugfs tracefs bpf pstore efivarfs configfs mqueue "
-    "hugetlbfs binfmt_misc autofs fusectl rpc_pipefs nsfs ramfs".split()
+    {
+        "proc",
+        "sysfs",
+        "devtmpfs",
+        "devpts",
+        "cgroup",
+        "cgroup2",
+        "securityfs",
+        "debugfs",
+        "tracefs",
+        "bpf",
+        "pstore",
+        "efivarfs",
+        "configfs",
+        "mqueue",
+        "hugetlbfs",
+        "binfmt_misc",
+        "autofs",
+        "fusectl",
+        "rpc_pipefs",
+        "nsfs",
+        "ramfs",
+    }
 )
 # Places where a job sees something of its own, so that nothing below needs a copy or a mask.
 _REPLACED: Final = ("/tmp", "/proc", "/sys", "/dev")  # noqa: S108
@@ -286,7 +307,7 @@ class SetRlimits:
 
 def _lower_rlimit(limit: int, ceiling: int) -> int:
     """The stricter of two resource limits; RLIM_INFINITY is the mildest, whatever its number."""
-    if limit == resource.RLIM_INFINITY or ceiling == resource.RLIM_INFINITY:
+    if resource.RLIM_INFINITY in {limit, ceiling}:
         return ceiling if limit == resource.RLIM_INFINITY else limit
     return min(limit, ceiling)
 
@@ -389,11 +410,14 @@ class HostView:
         masks = _masks((*_HIDDEN_DIRECTORIES, *_HIDDEN_FILES, *_glob_hidden(), *hidden))
         covered = (*_REPLACED, *(mask.path for mask in masks))
         file_systems = [
-            path for path, kind in _mounts(mountinfo) if kind not in _KERNEL_FILE_SYSTEMS and not _is_below(path, covered)
+            path
+            for path, kind in _mounts(mountinfo)
+            if kind not in _KERNEL_FILE_SYSTEMS and not _is_below(path, covered)
         ]
         return cls(
             file_systems=("/", *sorted({path for path in file_systems if path != "/"})),
-            masks=masks + tuple(Mask(f"/proc/{name}", Path(f"/proc/{name}").is_dir()) for name in _existing(_PROC_MASKED)),
+            masks=masks
+            + tuple(Mask(f"/proc/{name}", Path(f"/proc/{name}").is_dir()) for name in _existing(_PROC_MASKED)),
             proc_read_only=tuple(f"/proc/{name}" for name in _existing(_PROC_READ_ONLY)),
         )
 

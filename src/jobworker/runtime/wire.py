@@ -177,7 +177,9 @@ def receive(channel: socket.socket, max_fds: int = 0) -> tuple[Message | None, l
         # Not socket.recv_fds: it drops its flags, and the descriptors would be inherited by every exec.
         room = socket.CMSG_SPACE(max_fds * _DESCRIPTOR.size)
         packet, ancillary, _, _ = channel.recvmsg(MAX_PACKET, room, socket.MSG_CMSG_CLOEXEC)
-        fds = [fd for _, kind, data in ancillary if kind == socket.SCM_RIGHTS for (fd,) in _DESCRIPTOR.iter_unpack(data)]
+        fds = [
+            fd for _, kind, data in ancillary if kind == socket.SCM_RIGHTS for (fd,) in _DESCRIPTOR.iter_unpack(data)
+        ]
     else:
         packet, fds = channel.recv(MAX_PACKET), []
     return (decode(packet) if packet else None), fds

@@ -214,8 +214,9 @@ def end_message(end: OutputEnd) -> pb2.StreamResponse:
 
 
 def _spec_message(spec: JobSpec) -> pb2.JobSpec:
+    numbers: dict[str, Any] = {theirs: getattr(spec.limits, ours) or 0 for ours, theirs in _NUMBERS.items()}
     limits = pb2.Limits(
-        **{theirs: getattr(spec.limits, ours) or 0 for ours, theirs in _NUMBERS.items()},
+        **numbers,
         output_bytes=spec.limits.output_bytes,
         io_device=spec.limits.io_device or "",
         on_output_limit={known: number for number, known in _ON_OUTPUT_LIMIT.items()}[spec.limits.on_output_limit],

@@ -71,10 +71,10 @@ class Identity:
             held.end(reason)
 
     def _user_of(self, context: grpc.aio.ServicerContext[Any, Any]) -> VerifiedUser:
-        leaf = context.auth_context().get(_LEAF)
-        if not leaf:
+        leaf = next(iter(context.auth_context().get(_LEAF) or ()), None)
+        if leaf is None:
             raise CertificateRefused("a client certificate is needed")
-        return self._read(bytes(leaf[0]))
+        return self._read(bytes(leaf))
 
     def _check(self, user: VerifiedUser) -> Role:
         """The user's role now, when certificate and user are still good."""

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -73,23 +73,23 @@ class TlsFiles:
 class GrpcServer:
     """A running gRPC server."""
 
-    def __init__(self, server: grpc.aio.Server, identity: Identity, checks: health.aio.HealthServicer, port: int) -> None:
+    def __init__(self, server: grpc.aio.Server, identity: Identity, checks: Any, port: int) -> None:
         self._server = server
         self._identity = identity
         self._checks = checks
         self.port = port
 
     @classmethod
-    async def start(
-        cls, service: Service, identity: Identity, defaults: Limits, address: str, tls: TlsFiles
-    ) -> Self:
+    async def start(cls, service: Service, identity: Identity, defaults: Limits, address: str, tls: TlsFiles) -> Self:
         """Serves on `address`; OSError when its port is taken.
 
         TLS 1.3 only: GRPC_SSL_CIPHER_SUITES must have been set before grpc was imported.
         """
         server = grpc.aio.server(interceptors=[_Door(identity)], options=_OPTIONS)
-        pb2_grpc.add_JobWorkerServicer_to_server(_Rpcs(service, identity, defaults), server)
-        checks = health.aio.HealthServicer()
+        pb2_grpc.add_JobWorkerServicer_to_server(  # type: ignore[no-untyped-call]  # generated
+            _Rpcs(service, identity, defaults), server
+        )
+        checks = health.aio.HealthServicer()  # type: ignore[attr-defined]  # not in the stubs
         health_pb2_grpc.add_HealthServicer_to_server(checks, server)
         reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         credentials = grpc.ssl_server_credentials(
@@ -179,13 +179,13 @@ def _grace(request: pb2.StopRequest) -> float:
     return seconds
 
 
-class _Door(grpc.aio.ServerInterceptor):
+class _Door(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
     """Every call of every service passes here: identified before its handler, errors mapped behind it."""
 
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
 
-    async def intercept_service(
+    async def intercept_service(  # type: ignore[override]  # the stubs forget that there may be no handler
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler"]],
         handler_call_details: grpc.HandlerCallDetails,
@@ -201,7 +201,7 @@ class _Door(grpc.aio.ServerInterceptor):
             return grpc.unary_unary_rpc_method_handler(self._guard(handler.unary_unary), **codecs)
         if handler.unary_stream is not None:
             return grpc.unary_stream_rpc_method_handler(self._guard(handler.unary_stream), **codecs)
-        return grpc.stream_stream_rpc_method_handler(self._guard_iterator(handler.stream_stream), **codecs)
+        return grpc.stream_stream_rpc_method_handler(self._guard_iterator(cast("Any", handler.stream_stream)), **codecs)
 
     def _guard(self, behaviour: Callable[..., Any]) -> Callable[[Any, Context], Awaitable[Any]]:
         async def guarded(request: Any, context: Context) -> Any:

@@ -1,0 +1,224 @@
+"""What becomes of jobs that an earlier server left: each is adopted, believed or declared lost, and none is forgotten."""
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from host import eventually, job_groups, job_processes, monitor_of, needs_root, output_of, start_talking
+
+from jobworker import JobSpec, State, Worker
+from jobworker.core.errors import ErrorCode, JobError
+from jobworker.core.job_id import new_job_id
+from jobworker.core.outcome import Exited, Lost, Outcome, Stopped
+from jobworker.recovery import Adopt, Believe, DeclareLost, Facts, judge
+from jobworker.worker import JobStatus
+
+
+@pytest.mark.parametrize("has_directory", [True, False])
+@pytest.mark.parametrize("is_same_boot", [True, False])
+@pytest.mark.parametrize("is_supervised", [True, False])
+def test_a_recorded_end_is_always_believed(has_directory: bool, is_same_boot: bool, is_supervised: bool) -> None:  # noqa: FBT001
+    facts = Facts(
+        has_directory=has_directory, has_outcome=True, is_supervised=is_supervised, is_same_boot=is_same_boot
+    )
+    assert judge(facts) == Believe()
+
+
+@pytest.mark.parametrize("is_same_boot", [True, False])
+def test_a_job_with_a_living_monitor_is_adopted(is_same_boot: bool) -> None:  # noqa: FBT001
+    assert judge(Facts(has_directory=True, has_outcome=False, is_supervised=True, is_same_boot=is_same_boot)) == Adopt()
+
+
+@pytest.mark.parametrize(
+    ("has_directory", "is_same_boot", "reason"),
+    [
+        (False, True, "the server stopped before the job was started"),
+        (False, False, "the server stopped before the job was started"),
+        (True, False, "host rebooted"),
+        (True, True, "its monitor was killed"),
+    ],
+)
+def test_a_job_without_monitor_and_end_is_lost_and_it_says_why(
+    has_directory: bool, is_same_boot: bool, reason: str  # noqa: FBT001
+) -> None:
+    facts = Facts(has_directory=has_directory, has_outcome=False, is_supervised=False, is_same_boot=is_same_boot)
+    assert judge(facts) == DeclareLost(Lost(reason))
+
+
+def test_there_is_a_verdict_for_every_combination_of_facts() -> None:
+    for values in itertools.product([True, False], repeat=4):
+        assert judge(Facts(*values)) is not None
+
+
+# With real jobs. A worker that is closed and one that is killed leave the same: jobs with their monitors.
+
+
+@pytest.fixture
+async def first(state: Path) -> AsyncIterator[Worker]:
+    """A worker that is gone before the second one comes."""
+    worker = await Worker.open(state)
+    yield worker
+
+
+@contextlib.asynccontextmanager
+async def successor(state: Path) -> AsyncIterator[Worker]:
+    async with await Worker.open(state) as worker:
+        yield worker
+        for job in worker.list():
+            await worker.remove(job.id, force=True)
+
+
+def outcome_of(job: JobStatus) -> Outcome | None:
+    return job.ending.outcome if job.ending else None
+
+
+def shell(script: str) -> JobSpec:
+    return JobSpec(program="sh", args=("-c", script))
+
+
+@needs_root
+async def test_a_running_job_is_adopted_with_its_output_and_can_be_stopped(state: Path, first: Worker) -> None:
+    """C1."""
+    job = await start_talking(first, shell("echo before; exec sleep 1000"))
+    processes = job_processes(state, job.id)
+    await first.close()
+    async with successor(state) as second:
+        (found,) = second.list()
+        assert (found.id, found.state, found.spec) == (job.id, State.RUNNING, job.spec)
+        assert (found.phase, found.created_at) == (job.phase, job.created_at)
+        assert (found.effective_limits, found.sandbox) == (job.effective_limits, job.sandbox)
+        assert job_processes(state, job.id) == processes
+        assert (await second.status(job.id)).usage.cpu_seconds is not None
+        stopped = await second.stop(job.id, by="erin")
+        assert outcome_of(stopped) == Stopped("erin", 9)
+        assert await output_of(second, job.id) == b"before\n"
+
+
+@needs_root
+async def test_an_end_while_nobody_looked_is_on_record(state: Path, first: Worker) -> None:
+    """C1."""
+    job = await start_talking(first, shell("echo out; sleep 0.3; echo more; exit 5"))
+    await first.close()
+    await eventually(lambda: (state / "jobs" / job.id / "outcome.json").exists())
+    async with successor(state) as second:
+        status = await second.status(job.id)
+        assert outcome_of(status) == Exited(5)
+        assert (status.effective_limits, status.sandbox) == (job.effective_limits, job.sandbox)
+        assert await output_of(second, job.id) == b"out\nmore\n"
+
+
+@needs_root
+async def test_a_killed_monitor_takes_its_job_along_and_it_is_recorded_as_lost(state: Path, worker: Worker) -> None:
+    """C2: at once, while the server runs."""
+    job = await start_talking(worker, shell("echo kept; setsid sleep 1000 & exec sleep 1000"))
+    os.kill(monitor_of(job.id), signal.SIGKILL)
+    ended = await worker.wait(job.id, timeout=10)
+    assert outcome_of(ended) == Lost("its monitor was killed")
+    assert ended.state is State.FAILED
+    assert ended.output.stdout_bytes == len(b"kept\n")
+    assert await output_of(worker, job.id) == b"kept\n"
+    assert job_groups(state) == []
+    with pytest.raises(JobError) as refused:
+        await worker.stop(job.id)
+    assert refused.value.code is ErrorCode.JOB_NOT_RUNNING
+
+
+@needs_root
+async def test_a_monitor_killed_while_nobody_looked_is_found_out(state: Path, first: Worker) -> None:
+    """C2."""
+    job = await start_talking(first, shell("echo kept; exec sleep 1000"))
+    await first.close()
+    os.kill(monitor_of(job.id), signal.SIGKILL)
+    async with successor(state) as second:
+        status = await second.status(job.id)
+        assert outcome_of(status) == Lost("its monitor was killed")
+        assert status.ending is not None
+        assert status.ending.ended_at >= job.created_at
+        assert job_groups(state) == []
+        assert await output_of(second, job.id) == b"kept\n"
+    async with successor(state) as third:
+        assert third.list() == []
+
+
+@needs_root
+async def test_after_a_reboot_a_job_is_lost_for_that_reason(state: Path, first: Worker) -> None:
+    """C4: the boot id on record is another than the host's."""
+    job = await start_talking(first, shell("echo kept; exec sleep 1000"))
+    await first.close()
+    os.kill(monitor_of(job.id), signal.SIGKILL)
+    request = state / "jobs" / job.id / "spec.json"
+    document = json.loads(request.read_text())
+    request.write_text(json.dumps(document | {"boot_id": "00000000-0000-4000-8000-000000000000"}))
+    async with successor(state) as second:
+        assert outcome_of(await second.status(job.id)) == Lost("host rebooted")
+
+
+@needs_root
+async def test_a_directory_that_was_never_finished_is_removed(state: Path, first: Worker) -> None:
+    """C3: the server died while it made it."""
+    await first.close()
+    for content in (None, "", '{"spec": {"progr'):
+        directory = state / "jobs" / new_job_id()
+        directory.mkdir(mode=0o700)
+        if content is not None:
+            (directory / "spec.json").write_text(content)
+    async with successor(state) as second:
+        assert second.list() == []
+        assert list((state / "jobs").iterdir()) == []
+
+
+@needs_root
+async def test_a_removal_that_was_cut_short_is_finished(state: Path, first: Worker) -> None:
+    """C3: after a crash at whatever file, the job is there whole or gone without a rest."""
+    job = await start_talking(first, shell("echo out"))
+    await first.wait(job.id)
+    await first.close()
+    (state / "jobs" / job.id / "spec.json").unlink()
+    async with successor(state) as second:
+        assert second.list() == []
+        assert list((state / "jobs").iterdir()) == []
+
+
+@needs_root
+async def test_what_is_no_job_is_left_alone(state: Path, first: Worker) -> None:
+    await first.close()
+    stranger = state / "jobs" / "lost+found"
+    stranger.mkdir()
+    async with successor(state) as second:
+        assert second.list() == []
+        assert stranger.is_dir()
+
+
+@needs_root
+async def test_many_jobs_of_every_kind_are_taken_over_at_once(state: Path, first: Worker) -> None:
+    """C1: none lost, none doubled."""
+    running = {(await first.start(shell("exec sleep 1000"))).id for _ in range(8)}
+    ended = {(await first.wait((await first.start(shell("exit 2"))).id)).id for _ in range(8)}
+    await first.close()
+    async with successor(state) as second:
+        states = {job.id: job.state for job in second.list()}
+        assert states == dict.fromkeys(running, State.RUNNING) | dict.fromkeys(ended, State.FAILED)
+        assert len(second.list()) == len(states)
+
+
+@needs_root
+async def test_a_followed_job_is_followed_again_from_the_offset(state: Path, first: Worker) -> None:
+    """O1: the output has no seam where the server changed."""
+    job = await first.start(shell("seq 1 2000; sleep 0.3; seq 2001 4000"))
+    seen = b""
+    async with contextlib.aclosing(first.output(job.id)) as chunks:
+        async for chunk in chunks:
+            seen += chunk.data
+            if seen.endswith(b"2000\n"):
+                break
+    await first.close()
+    async with successor(state) as second:
+        async for chunk in second.output(job.id, offset=len(seen)):
+            seen += chunk.data
+    assert seen == subprocess.run(["seq", "1", "4000"], capture_output=True, check=True).stdout
