@@ -186,6 +186,23 @@ async def test_a_removal_that_was_cut_short_is_finished(state: Path, first: Work
 
 
 @needs_root
+async def test_a_job_whose_request_is_damaged_keeps_no_server_from_starting(state: Path, first: Worker) -> None:
+    """C5: it stays where it is, and can be removed; the others are as they were."""
+    whole = await start_talking(first, shell("echo whole; exec sleep 1000"))
+    damaged = [await start_talking(first, shell("echo out; exec sleep 1000")) for _ in range(2)]
+    await first.close()
+    for job, content in zip(damaged, ('{"spec": {"prog', '{"spec": {"newer": 1}, "created_at": 1, "boot_id": ""}'), strict=True):
+        os.kill(monitor_of(job.id), signal.SIGKILL)
+        (state / "jobs" / job.id / "spec.json").write_text(content)
+    async with successor(state) as second:
+        assert [job.id for job in second.list()] == [whole.id]
+        for job in damaged:
+            assert (state / "jobs" / job.id / "output").read_bytes() == b"out\n"
+            await second.remove(job.id)
+            await second._clean_up(job.id)
+
+
+@needs_root
 async def test_what_is_no_job_is_left_alone(state: Path, first: Worker) -> None:
     await first.close()
     stranger = state / "jobs" / "lost+found"

@@ -38,6 +38,8 @@ MAX_CHUNK: Final = 256 * 1024
 _STARTS_AT_ONCE: Final = 64  # what the launcher's queue holds with room to spare
 _USAGE_TIMEOUT: Final = 0.5
 _ENDED_FILES: Final = (job_dir.SPEC, job_dir.OUTCOME)
+#: What reading a job's files raises when a crash, or another release, has left them otherwise than we write them.
+_DAMAGE: Final = (ValueError, KeyError, TypeError, JobError)
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -177,7 +179,7 @@ class Worker:
         many seconds. JOB_NOT_RUNNING when the job ended by itself before the stop could end it.
         """
         _check_signal(signal_number)
-        if grace < 0:
+        if not grace >= 0:  # NaN is not either
             raise invalid("grace", grace, "0 or more seconds")
         job = self._find(job_id)
         await job.wait_started()
@@ -199,18 +201,20 @@ class Worker:
 
     async def remove(self, job_id: str, *, force: bool = False) -> None:
         """Deletes an ended job and its output; JOB_RUNNING unless `force` ends it first."""
-        job = self._find(job_id)
-        if not job.is_ended and not force:
-            raise JobError(ErrorCode.JOB_RUNNING, "job running: stop it first, or remove it with force")
-        if not job.is_ended:
+        job = self._jobs.get(check_job_id(job_id))
+        if job is None and not os.path.lexists(self._jobs_dir / job_id):
+            raise _not_found()
+        if job is not None and not job.is_ended:
+            if not force:
+                raise JobError(ErrorCode.JOB_RUNNING, "job running: stop it first, or remove it with force")
             try:
                 await self.stop(job_id)
             except JobError:
                 # An end of its own and a start that failed are as good; anything else left it running.
-                if job.id in self._jobs and not job.is_ended:
+                if job_id in self._jobs and not job.is_ended:
                     raise
-        self._jobs.pop(job.id, None)
-        await asyncio.to_thread(job_dir.remove, self._jobs_dir, job.id)
+        self._jobs.pop(job_id, None)
+        await asyncio.to_thread(job_dir.remove, self._jobs_dir, job_id)
 
     # Looking at jobs.
 
@@ -316,6 +320,8 @@ class Worker:
             return _load_ended(job_id, directory)
         except FileNotFoundError:
             raise _not_found() from None
+        except _DAMAGE as error:
+            raise JobError(ErrorCode.INTERNAL, "the job's files are damaged; it can only be removed") from error
         finally:
             os.close(directory)
 
@@ -415,9 +421,14 @@ class Worker:
         try:
             try:
                 request = job_dir.read_request(directory)
-            except (FileNotFoundError, ValueError, KeyError):
-                # The server died while it made the directory: nothing was launched from it.
+            except FileNotFoundError:
+                # The server died while it made the directory, or while it removed it.
                 job_dir.remove(self._jobs_dir, job_id)
+                return
+            except _DAMAGE:
+                # What was launched stays for its owner to look at and to remove.
+                if not os.path.exists(self._jobs_dir / job_id / job_dir.LOCK):
+                    job_dir.remove(self._jobs_dir, job_id)
                 return
             job = _Job(job_id, request.spec, request.created_at, request.boot_id)
             self._jobs[job_id] = job

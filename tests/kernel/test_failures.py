@@ -34,6 +34,7 @@ def _labelled(label: str, position: int) -> JobSpec:
 @pytest.fixture
 async def faulty(state: Path) -> AsyncIterator[Worker]:
     """A worker whose launcher fails or waits where a job's labels say."""
+    (state / "jobs").mkdir(mode=0o700, parents=True)  # the launcher hides what it finds
     launcher = await asyncio.to_thread(
         LauncherClient.start, bootstrap(state), module="faulty_launcher", search_path=_PROGRAMS
     )

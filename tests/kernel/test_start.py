@@ -58,6 +58,7 @@ async def _refusal(worker: Worker, spec: JobSpec) -> JobError:
 @asynccontextmanager
 async def _worker_with(module: str, state: Path, **options: Any) -> AsyncIterator[Worker]:
     """A worker whose launcher is another program of tests/programs."""
+    (state / "jobs").mkdir(mode=0o700, parents=True)  # the launcher hides what it finds
     launcher = await asyncio.to_thread(
         LauncherClient.start, bootstrap(state, **options), module=module, search_path=_PROGRAMS
     )

@@ -212,6 +212,8 @@ class Cgroup:
             if knob.shows not in (shown.strip(), *_words_and_lines(shown)):
                 raise _cannot_limit(knob, f"the kernel shows {shown.strip()!r} instead of {knob.value!r}")
             effective[knob.limit] = knob.value
+        if limits.limits_io() and self._version_of("io") == 1:
+            effective["io_scope"] = "direct and synchronous io only (cgroup v1)"
         return effective
 
     def _knobs(self, limits: Limits, disk: str | None) -> list[Knob]:
