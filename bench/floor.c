@@ -20,7 +20,6 @@
  *     by a pattern. A host that has neither shows no difference.
  */
 #define _GNU_SOURCE
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
@@ -125,7 +124,8 @@ static void read_file(const char *path)
 static const char *in_group(const struct tree *tree, const char *id, const char *file)
 {
     static char path[PATH_MAX];
-    snprintf(path, sizeof path, "%s/%s%s%s", tree->path, id, *file ? "/" : "", file);
+    if (snprintf(path, sizeof path, "%s/%s%s%s", tree->path, id, *file ? "/" : "", file) >= (int)sizeof path)
+        die("path");
     return path;
 }
 
@@ -571,7 +571,8 @@ static void supervise(const struct run *run)
     read_usage(run->id);
     write_outcome(run);
     remove_groups(run->id);
-    check(send(run->channel, WIFEXITED(status) && WEXITSTATUS(status) == 0 ? "ended" : "failed", 5, 0), "channel");
+    const char *word = WIFEXITED(status) && WEXITSTATUS(status) == 0 ? "ended" : "failed";
+    check(send(run->channel, word, strlen(word), 0), "channel");
     _exit(0);
 }
 

@@ -1,7 +1,7 @@
 """What tests ask about the host they run on."""
 
-import contextlib
 import asyncio
+import contextlib
 import os
 import sys
 import time
@@ -69,9 +69,11 @@ def title(pid: int) -> str:
 
 def monitor_of(job_id: str) -> int:
     """The process that supervises the job."""
-    [pid] = [
+    named = [
         int(pid) for pid in os.listdir("/proc") if pid.isdigit() and title(int(pid)) == f"jobworker-monitor {job_id}"
     ]
+    # Its child has the same title until it is the program; the monitor is the first of its namespace.
+    [pid] = [pid for pid in named if process_status(pid).get("NSpid", "").split()[-1:] == ["1"]]
     return pid
 
 

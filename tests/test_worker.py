@@ -21,7 +21,17 @@ from jobworker.worker import JobStatus, bootstrap
 pytestmark = needs_root
 
 SLEEP = JobSpec(program="sleep", args=("1000",))
-WRONG_IDS = ["", "../../../etc", "..", "a/b", "\0", "x" * 100_000, new_job_id().upper(), new_job_id()[:8], new_job_id() + "\n"]
+WRONG_IDS = [
+    "",
+    "../../../etc",
+    "..",
+    "a/b",
+    "\0",
+    "x" * 100_000,
+    new_job_id().upper(),
+    new_job_id()[:8],
+    new_job_id() + "\n",
+]
 
 
 def shell(script: str) -> JobSpec:
@@ -63,7 +73,13 @@ async def test_a_removed_job_is_gone_with_its_output(worker: Worker, state: Path
     await worker.remove(job.id)
     assert list((state / "jobs").iterdir()) == []
     assert worker.list() == []
-    for ask in (worker.status(job.id), worker.wait(job.id), worker.remove(job.id), worker.stop(job.id), output_of(worker, job.id)):
+    for ask in (
+        worker.status(job.id),
+        worker.wait(job.id),
+        worker.remove(job.id),
+        worker.stop(job.id),
+        output_of(worker, job.id),
+    ):
         with pytest.raises(JobError) as refused:
             await ask
         assert refused.value.code is ErrorCode.JOB_NOT_FOUND
@@ -161,6 +177,7 @@ async def test_an_id_is_given_once(worker: Worker) -> None:
     job_id = new_job_id()
     job = await worker.start(shell("echo first; exec sleep 1000"), job_id=job_id)
     assert job.id == job_id
+    assert (await worker.output(job_id).__anext__()).data == b"first\n"
     for _ in ("running", "ended"):
         with pytest.raises(JobError, match="exists") as refused:
             await worker.start(SLEEP, job_id=job_id)
@@ -253,6 +270,11 @@ async def test_what_is_no_grace_is_refused(worker: Worker, grace: float) -> None
     assert (await worker.status(job.id)).state is State.RUNNING
 
 
+async def signal_many_times(worker: Worker, job_id: str) -> None:
+    for _ in range(100_000):
+        await worker.signal(job_id, signal.SIGCONT)
+
+
 async def test_orders_beyond_what_the_monitor_can_be_given_are_refused_and_not_forgotten(worker: Worker) -> None:
     """R4: the monitor stands still, so the channel fills up; a lost order would be a lie."""
     job = await worker.start(SLEEP)
@@ -260,15 +282,19 @@ async def test_orders_beyond_what_the_monitor_can_be_given_are_refused_and_not_f
     os.kill(monitor, signal.SIGSTOP)
     try:
         with pytest.raises(JobError, match="too many orders") as refused:
-            for _ in range(100_000):
-                await worker.signal(job.id, signal.SIGCONT)
+            await signal_many_times(worker, job.id)
         assert refused.value.code is ErrorCode.EXHAUSTED
         with pytest.raises(JobError):
             await worker.remove(job.id, force=True)
         assert (await worker.status(job.id)).state is State.RUNNING, "a job that could not be ended is not removed"
     finally:
         os.kill(monitor, signal.SIGCONT)
-    assert (await worker.stop(job.id)).state is State.STOPPED
+    async with asyncio.timeout(10):
+        while (await worker.status(job.id)).state is State.RUNNING:
+            with contextlib.suppress(JobError):
+                await worker.stop(job.id)
+            await asyncio.sleep(0.01)
+    assert (await worker.status(job.id)).state is State.STOPPED
 
 
 async def test_a_status_does_not_wait_for_a_monitor_that_stands_still(worker: Worker) -> None:

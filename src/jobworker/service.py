@@ -5,11 +5,12 @@ knows about where jobs run is the worker it is given.
 """
 
 import asyncio
+import contextlib
 import logging
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Self
@@ -253,11 +254,17 @@ class Service:
     async def remove(self, principal: Principal, job_id: str, *, force: bool) -> None:
         """Deletes an ended job with its output and its record; JOB_RUNNING unless `force` ends it first."""
         record = await self._authorised(principal, Action.JOB_REMOVE, job_id)
-        if not isinstance(record.phase, Ended):
-            if not force:
-                raise JobError(ErrorCode.JOB_RUNNING, "job running: stop it first, or remove it with force")
-            await self.stop(principal, job_id, grace=0, signal=9)
-        await self._audit(principal, Action.JOB_REMOVE, job_id, "allowed")
+        is_running = not isinstance(record.phase, Ended)
+        if is_running and not force:
+            raise JobError(ErrorCode.JOB_RUNNING, "job running: stop it first, or remove it with force")
+        await self._audit(principal, Action.JOB_REMOVE, job_id, "allowed", "stopped first" if is_running else "")
+        if is_running:
+            try:
+                await self._worker.stop(job_id, by=principal.name)
+            except JobError as error:
+                # An end of its own is as good.
+                if error.code is not ErrorCode.JOB_NOT_RUNNING:
+                    raise
         # The directory first: a crash in between leaves a record, by which it can be removed again.
         try:
             await self._worker.remove(job_id)
@@ -293,7 +300,7 @@ class Service:
 
     async def output(
         self, principal: Principal, job_id: str, request: OutputRequest
-    ) -> AsyncIterator[Chunk | OutputEnd]:
+    ) -> AsyncGenerator[Chunk | OutputEnd, None]:
         """The job's output as asked for, then one OutputEnd; the final state is visible before that."""
         await self._authorised(principal, Action.JOB_OUTPUT, job_id)
         if self._streams[principal.name] >= self._quotas.max_streams_per_user:
@@ -309,9 +316,10 @@ class Service:
                 since=request.since,
                 tail_lines=request.tail_lines,
             )
-            async for chunk in chunks:
-                offset = chunk.end
-                yield chunk
+            async with contextlib.aclosing(chunks):
+                async for chunk in chunks:
+                    offset = chunk.end
+                    yield chunk
         finally:
             self._streams[principal.name] -= 1
         view = await self._view(self._get(job_id))

@@ -16,7 +16,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -251,7 +251,7 @@ class Worker:
         since: float | None = None,
         tail_lines: int | None = None,
         max_chunk: int = MAX_CHUNK,
-    ) -> AsyncIterator[Chunk]:
+    ) -> AsyncGenerator[Chunk, None]:
         """What the job wrote from `offset` on, then what it writes, until it has ended.
 
         Works before, during and after the run. `since` (seconds since the epoch) and `tail_lines`
@@ -269,12 +269,15 @@ class Worker:
                 reader.seek_time(int(since * 1e9))
             if tail_lines is not None:
                 await asyncio.to_thread(reader.seek_tail, tail_lines)
-            async for chunk in self._follow(job, reader, follow=follow, max_chunk=max_chunk):
-                yield chunk
+            async with contextlib.aclosing(self._follow(job, reader, follow=follow, max_chunk=max_chunk)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
         finally:
             reader.close()
 
-    async def _follow(self, job: "_Job", reader: OutputReader, *, follow: bool, max_chunk: int) -> AsyncIterator[Chunk]:
+    async def _follow(
+        self, job: "_Job", reader: OutputReader, *, follow: bool, max_chunk: int
+    ) -> AsyncGenerator[Chunk, None]:
         news = asyncio.Event()
         job.listeners.add(news.set)
         watch = self._inotify.watch(reader.index_fd, news.set) if follow and not job.is_ended else None
@@ -427,8 +430,10 @@ class Worker:
                 return
             except _DAMAGE:
                 # What was launched stays for its owner to look at and to remove.
-                if not os.path.exists(self._jobs_dir / job_id / job_dir.LOCK):
+                if not (self._jobs_dir / job_id / job_dir.LOCK).exists():
                     job_dir.remove(self._jobs_dir, job_id)
+                elif not job_dir.is_supervised(directory):
+                    await self._clean_up(job_id)
                 return
             job = _Job(job_id, request.spec, request.created_at, request.boot_id)
             self._jobs[job_id] = job

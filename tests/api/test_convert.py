@@ -34,6 +34,7 @@ from jobworker.service import JobView, OutputEnd
 from jobworker.store.jobs import JobRecord
 
 DEFAULTS = Limits()
+UNKNOWN: Any = 9  # no value that the protocol names
 LIMIT_NAMES = {item.name for item in fields(Limits)}
 
 #: Any bytes without a NUL, as os.fsdecode makes them.
@@ -162,7 +163,7 @@ WORDS = st.dictionaries(TEXT, TEXT, max_size=3)
 
 
 @given(SPECS, PHASES, TIMES, USAGE, TOTALS, WORDS, WORDS)
-def test_a_job_is_read_as_the_server_told_it(
+def test_a_job_is_read_as_the_server_told_it(  # noqa: PLR0917 - one value a part of a job
     spec: JobSpec,
     phase: Phase,
     created_at: float,
@@ -202,7 +203,9 @@ def test_a_job_is_read_as_the_server_told_it(
 def test_an_exit_code_is_there_exactly_when_the_program_exited(outcome: Outcome) -> None:
     """P8: an absent exit code differs from 0."""
     ending = Ending(outcome=outcome, ended_at=2.0, started_at=1.0)
-    record = JobRecord(id=new_job_id(), owner="a", spec=JobSpec(program="x"), phase=Ended(ending), created_at=1.0, node="n")
+    record = JobRecord(
+        id=new_job_id(), owner="a", spec=JobSpec(program="x"), phase=Ended(ending), created_at=1.0, node="n"
+    )
     message = over_the_wire(convert.job_message(JobView.of(record)))
     assert message.HasField("exit_code") == isinstance(outcome, Exited)
     assert messages.job_from_message(message).exit_code == getattr(outcome, "code", None)
@@ -213,8 +216,9 @@ def test_output_arrives_byte_for_byte(chunk: Chunk) -> None:
     """O2."""
     response = over_the_wire(convert.chunk_message(chunk))
     arrived = messages.chunk_from_message(response.chunk)
+    assert arrived.time == close_to(chunk.time_ns / 1e9)
     stream = {Stream.STDOUT: OutputStream.STDOUT, Stream.STDERR: OutputStream.STDERR}[chunk.stream]
-    assert arrived == ClientChunk(chunk.offset, stream, pytest.approx(chunk.time_ns / 1e9), chunk.data)
+    assert arrived == ClientChunk(chunk.offset, stream, arrived.time, chunk.data)
     assert arrived.end == chunk.end
 
 
@@ -241,10 +245,12 @@ def test_a_page_token_comes_back_as_its_cursor(cursor: int) -> None:
 @given(st.text(min_size=1, max_size=20))
 def test_a_made_up_page_token_is_an_invalid_argument_or_a_number(token: str) -> None:
     """R3: never an internal error."""
+    code = None
     try:
-        assert convert.cursor_from(token) is not None
+        convert.cursor_from(token)
     except JobError as error:
-        assert error.code is ErrorCode.INVALID_ARGUMENT
+        code = error.code
+    assert code in {None, ErrorCode.INVALID_ARGUMENT}
 
 
 @given(
@@ -256,12 +262,12 @@ def test_a_made_up_page_token_is_an_invalid_argument_or_a_number(token: str) -> 
     )
 )
 def test_any_stream_request_is_understood_or_an_invalid_argument(message: pb2.StreamRequest) -> None:
-    try:
-        request = convert.output_request_from(over_the_wire(message))
-    except JobError as error:
-        assert error.code is ErrorCode.INVALID_ARGUMENT
-        assert set(message.streams) - {1, 2}
+    if set(message.streams) - {1, 2}:
+        with pytest.raises(JobError) as refused:
+            convert.output_request_from(over_the_wire(message))
+        assert refused.value.code is ErrorCode.INVALID_ARGUMENT
         return
+    request = convert.output_request_from(over_the_wire(message))
     assert request.offset == message.offset
     assert request.streams == (frozenset(map(Stream, message.streams)) or BOTH)
     assert (request.since, request.tail_lines) == (None, None), "absent is not zero"
@@ -270,8 +276,8 @@ def test_any_stream_request_is_understood_or_an_invalid_argument(message: pb2.St
 @pytest.mark.parametrize(
     "message",
     [
-        pb2.JobSpec(program=b"true", network=7),
-        pb2.JobSpec(program=b"true", limits=pb2.Limits(on_output_limit=9)),
+        pb2.JobSpec(program=b"true", network=UNKNOWN),
+        pb2.JobSpec(program=b"true", limits=pb2.Limits(on_output_limit=UNKNOWN)),
         pb2.JobSpec(program=b"true", limits=pb2.Limits(cpu=float("nan"))),
         pb2.JobSpec(program=b"true", limits=pb2.Limits(cpu=float("inf"))),
         pb2.JobSpec(program=b"true", limits=pb2.Limits(memory_bytes=1)),

@@ -14,8 +14,9 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -41,7 +42,7 @@ class Installation:
 
     def is_open_to_all(self) -> bool:
         """Whether the service's user can run it."""
-        nobody = {"user": SERVICE_UID, "group": SERVICE_UID, "extra_groups": []}
+        nobody: dict[str, Any] = {"user": SERVICE_UID, "group": SERVICE_UID, "extra_groups": []}
         try:
             subprocess.run(
                 [self.python, "-c", _MODULES], env=self.environment, cwd="/", capture_output=True, check=True, **nobody
@@ -57,7 +58,7 @@ class Daemon:
     def __init__(self, directory: Path, installation: Installation) -> None:
         self.directory = directory
         self.installation = installation
-        self.process: subprocess.Popen[str] | None = None
+        self.process: Any = None  # the one of `serve`, while it runs
         self.log = directory.parent / "log"
         self.address = ""
 
@@ -66,7 +67,7 @@ class Daemon:
     def command(self, *arguments: object, **options) -> subprocess.CompletedProcess[str]:
         """One command of jobworkerd, to its end."""
         program = [self.installation.python, "-m", "jobworker.daemon.main", *map(str, arguments)]
-        settings = {"env": self.installation.environment, "cwd": "/", "timeout": 60} | options
+        settings: dict[str, Any] = {"env": self.installation.environment, "cwd": "/", "timeout": 60} | options
         return subprocess.run(program, capture_output=True, text=True, check=False, **settings)
 
     def init(self, *users: str) -> None:
@@ -87,7 +88,7 @@ class Daemon:
         removed = self.command("user", "remove", user, "--dir", self.directory)
         assert removed.returncode == 0, removed.stderr
 
-    def audit(self) -> list[dict]:
+    def audit(self) -> list[dict[str, Any]]:
         """Every record of the audit, which must be whole."""
         verified = self.command("audit", "verify", "--dir", self.directory)
         assert verified.returncode == 0, verified.stderr
@@ -121,10 +122,11 @@ class Daemon:
 
     @property
     def pid(self) -> int:
-        return self.process.pid
+        pid: int = self.process.pid
+        return pid
 
     def kill(self) -> None:
-        """kill -9 of the API process alone."""
+        """SIGKILL for the API process alone."""
         self.process.kill()
         self.collect()
 
@@ -134,7 +136,7 @@ class Daemon:
         return self.collect(seconds)
 
     def collect(self, seconds: float = 12) -> int:
-        status = self.process.wait(seconds)
+        status: int = self.process.wait(seconds)
         self.process.stdout.close()
         self.process = None
         return status
@@ -151,6 +153,14 @@ class Daemon:
         """The one process below the API process with this title."""
         (pid,) = [pid for pid, shown in self.descendants().items() if shown == title]
         return pid
+
+    def connections(self) -> int:
+        """How many sockets the API process has open."""
+        found = 0
+        for link in Path(f"/proc/{self.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):
+                found += os.readlink(link).startswith("socket:")
+        return found
 
     def job_groups(self) -> list[Path]:
         return job_groups(self.directory)
@@ -176,12 +186,12 @@ class Daemon:
 
     def jobctl(self, *arguments: object, user: str = "alice", **options) -> subprocess.CompletedProcess[str]:
         """One command of jobctl, to its end."""
-        settings = {"capture_output": True, "text": True, "timeout": 60, "check": False} | options
-        return subprocess.run(self.jobctl_command(*arguments, user=user), **settings)
+        settings: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 60, "check": False} | options
+        return subprocess.run(self.jobctl_command(*arguments, user=user), **settings)  # noqa: PLW1510 - in the settings
 
     def spawn_jobctl(self, *arguments: object, user: str = "alice", **options) -> subprocess.Popen[bytes]:
         """A command of jobctl that goes on; its stdout and stderr are pipes."""
-        settings = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "bufsize": 0} | options
+        settings: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "bufsize": 0} | options
         return subprocess.Popen(self.jobctl_command(*arguments, user=user), **settings)
 
     def start_job(self, *command: str, user: str = "alice") -> str:
@@ -190,7 +200,7 @@ class Daemon:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    def job(self, job_id: str, user: str = "admin") -> dict:
+    def job(self, job_id: str, user: str = "admin") -> Any:
         """What `jobctl status` tells of a job."""
         done = self.jobctl("status", "-o", "json", job_id, user=user)
         assert done.returncode == 0, done.stderr
@@ -312,7 +322,7 @@ def daemon(installation: Installation) -> Iterator[Daemon]:
 
 @pytest.fixture
 def own_daemon(state: Path, installation: Installation) -> Iterator[Daemon]:
-    """A server of the test's own, to be started, stopped and killed; in the end it must still be able to end its jobs."""
+    """A server to be started, stopped and killed; in the end it must still be able to end its jobs."""
     daemon = Daemon(state, installation)
     daemon.init("alice", "bob")
     try:

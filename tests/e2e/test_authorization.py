@@ -2,7 +2,9 @@
 
 import asyncio
 import time
+from collections.abc import Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import cast
 from uuid import uuid4
 
 import grpc
@@ -87,7 +89,7 @@ async def result(stub, rpc, request):
         else:
             await call
     except grpc.aio.AioRpcError as error:
-        told = dict(error.trailing_metadata() or ()).get("jobworker-error")
+        told = dict(cast("Iterable[tuple[str, str]]", error.trailing_metadata() or ())).get("jobworker-error")
         return told or error.code().name.lower()
     return OK
 
@@ -290,7 +292,7 @@ async def test_errors_tell_nothing_about_the_server_or_other_users(daemon, stubs
             await refused(start(**spec))
         await refused(stub.Signal(pb2.SignalRequest(id=his, signal=99)))
     await stubs["other"].Stop(pb2.StopRequest(id=his))
-    forbidden = ("bob", "Traceback", 'File "', ".py", str(daemon.directory), "/var/", "pki", "sqlite", str(daemon.pid))
+    forbidden = ["bob", "Traceback", 'File "', ".py", str(daemon.directory), "/var/", "pki", "sqlite", str(daemon.pid)]
     forbidden += tuple(f"{pid}" for pid in daemon.descendants())
     for told in words:
         assert len(told) < 1000

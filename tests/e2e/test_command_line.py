@@ -222,7 +222,7 @@ def test_an_interrupted_run_leaves_its_job_running(daemon):
     running.send_signal(signal.SIGINT)
     _, words = running.communicate(timeout=5)
     assert running.returncode == 130
-    job_id = re.search(f"jobctl .*stop ({ID})", words.decode())[1]
+    (job_id,) = re.findall(f"jobctl .*stop ({ID})", words.decode())
     assert daemon.job(job_id)["state"] == "RUNNING"
     assert daemon.jobctl("stop", job_id).returncode == 0
 
@@ -247,7 +247,7 @@ def test_a_reader_that_has_seen_enough_hears_no_complaint(daemon):
     assert (piped.stdout, piped.stderr) == (b"y\ny\n", b"")
 
 
-def cut_off(daemon, while_it_is_away):
+def cut_off(daemon, eventually, while_it_is_away):
     """Followers, a run and a waiter lose their server, each of which must be told as our failure."""
     daemon.start()
     job_id = daemon.start_job("sh", "-c", "echo ready; exec sleep 1000")
@@ -258,7 +258,9 @@ def cut_off(daemon, while_it_is_away):
     ]
     for follower in cut:
         assert follower.stdout.read(6) == b"ready\n"
+    before = daemon.connections()
     cut.append(daemon.spawn_jobctl("wait", job_id))
+    eventually(lambda: daemon.connections() > before)
     daemon.kill()
     while_it_is_away()
     told = [follower.communicate(timeout=60)[1].decode() for follower in cut]
@@ -266,21 +268,21 @@ def cut_off(daemon, while_it_is_away):
     return told
 
 
-def test_a_lost_connection_is_never_a_success(own_daemon):
+def test_a_lost_connection_is_never_a_success(own_daemon, eventually):
     """Q5: killed under them; the server that comes back no longer knows the user."""
 
     def return_without_alice():
         own_daemon.remove("alice")
         own_daemon.start()
 
-    for words in cut_off(own_daemon, return_without_alice):
+    for words in cut_off(own_daemon, eventually, return_without_alice):
         assert "certificate refused" in words or "cannot reach" in words
 
 
 @pytest.mark.soak
-def test_a_server_that_stays_away_is_told_in_the_end(own_daemon):
+def test_a_server_that_stays_away_is_told_in_the_end(own_daemon, eventually):
     """Q5, Q2: after half a minute of patience."""
-    for words in cut_off(own_daemon, lambda: None):
+    for words in cut_off(own_daemon, eventually, lambda: None):
         assert f"cannot reach {own_daemon.address}" in words
 
 

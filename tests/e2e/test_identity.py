@@ -7,6 +7,7 @@ import socket
 import ssl
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 import pytest
@@ -47,7 +48,7 @@ class Certificate:
     is_ca: bool = False
     begins: dt.timedelta = LATELY
     ends: dt.timedelta = DAY
-    key: object = field(default_factory=new_key)
+    key: Any = field(default_factory=new_key)
 
     def signed(self, issuer_name, issuer_key):
         now = dt.datetime.now(dt.UTC)

@@ -9,7 +9,17 @@ import time
 from pathlib import Path
 
 import pytest
-from host import JOB_PYTHON, descendants, eventually, job_groups, job_processes, needs_root, process_status, run_job, title
+from host import (
+    JOB_PYTHON,
+    descendants,
+    eventually,
+    job_groups,
+    job_processes,
+    needs_root,
+    process_status,
+    run_job,
+    title,
+)
 
 from jobworker import JobSpec, Limits, State, Worker
 from jobworker.core.outcome import Exited, OomKilled, Signaled, Stopped, TimedOut
@@ -69,7 +79,9 @@ async def test_stopped_killed_out_of_memory_and_timed_out_are_told_apart(worker:
     """P8. All four end by the same SIGKILL."""
     killed, _ = await run_job(worker, _sh("kill -9 $$"))
     late, _ = await run_job(worker, _sh("sleep 1000", timeout=0.2))
-    hungry, _ = await run_job(worker, JobSpec(program=str(programs / "hog"), args=("64",), limits=Limits(memory=32 * MiB)))
+    hungry, _ = await run_job(
+        worker, JobSpec(program=str(programs / "hog"), args=("64",), limits=Limits(memory=32 * MiB))
+    )
     stopped = await worker.start(_sh("sleep 1000"))
     stopped = await worker.stop(stopped.id, by="alice")
     outcomes = [job.ending.outcome if job.ending else None for job in (killed, late, hungry, stopped)]
@@ -193,7 +205,19 @@ async def test_groups_go_away_without_anyone_sleeping(worker: Worker, state: Pat
     log = tmp_path / "trace"
     # What a job itself does is not ours: it is untraced from its exec on.
     tracer = subprocess.Popen(
-        [strace, "-f", "-qq", "-b", "execve", "-e", "trace=rmdir,nanosleep,clock_nanosleep", "-o", log, "-p", str(launcher)]
+        [
+            strace,
+            "-f",
+            "-qq",
+            "-b",
+            "execve",
+            "-e",
+            "trace=rmdir,nanosleep,clock_nanosleep",
+            "-o",
+            log,
+            "-p",
+            str(launcher),
+        ]
     )
     try:
         await eventually(lambda: process_status(launcher)["TracerPid"] == str(tracer.pid))

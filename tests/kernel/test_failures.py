@@ -7,9 +7,20 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from host import children, descendants, eventually, job_groups, job_processes, monitor_of, needs_root, process_status, title
+from host import (
+    children,
+    descendants,
+    eventually,
+    job_groups,
+    job_processes,
+    monitor_of,
+    needs_root,
+    process_status,
+    title,
+)
 
 from jobworker import ErrorCode, JobError, JobSpec, State, Worker
+from jobworker.core.job_id import new_job_id
 from jobworker.runtime import sandbox
 from jobworker.runtime.launcher_client import LauncherClient
 from jobworker.worker import bootstrap
@@ -40,6 +51,8 @@ async def faulty(state: Path) -> AsyncIterator[Worker]:
     )
     async with await Worker.open(state, launcher=launcher) as worker:
         yield worker
+        for pid in _standing(worker):
+            os.kill(pid, signal.SIGCONT)
         for job in worker.list():
             await worker.remove(job.id, force=True)
 
@@ -68,6 +81,15 @@ def _leased_uids() -> int:
     return len([line for line in lines if f":{inode}" in line[-3] and line[-4] in ours])
 
 
+async def _base_line(worker: Worker, state: Path) -> dict[str, object]:
+    """What there is after a first good start."""
+    job = await worker.start(_ECHO)
+    assert (await worker.wait(job.id)).state is State.COMPLETED
+    await worker.remove(job.id)
+    await eventually(lambda: len(descendants(worker._launcher.pid)) == 1)
+    return _everything(worker, state)
+
+
 async def _assert_as_before(worker: Worker, state: Path, before: dict[str, object]) -> None:
     # The failure is told a moment before the monitor that told it is collected.
     await eventually(lambda: len(descendants(worker._launcher.pid)) == 1)
@@ -76,11 +98,7 @@ async def _assert_as_before(worker: Worker, state: Path, before: dict[str, objec
 
 async def test_a_failure_at_any_step_fails_the_start_by_name_and_leaves_nothing(faulty: Worker, state: Path) -> None:
     """S6, E25. The control: without the fault the same launcher runs the job."""
-    control = await faulty.start(_ECHO)
-    assert (await faulty.wait(control.id)).state is State.COMPLETED
-    await faulty.remove(control.id)
-    await eventually(lambda: len(descendants(faulty._launcher.pid)) == 1)
-    before = _everything(faulty, state)
+    before = await _base_line(faulty, state)
     steps = _steps(state)
     assert {"JoinCgroup", "NewNamespaces", "EnterRoot", "MountProc", "BecomeUser", "ForbidNewPrivileges"} <= set(steps)
     for position, name in enumerate(steps):
@@ -93,25 +111,22 @@ async def test_a_failure_at_any_step_fails_the_start_by_name_and_leaves_nothing(
 
 async def _start_and_wait_at(worker: Worker, state: Path, position: int) -> tuple[asyncio.Task[object], str, int]:
     """A start that stands still before the step, its job's id, and the process that stands there."""
-    job_id = f"00000000-0000-4000-8000-{position:012}"
+    job_id = new_job_id()
     starting: asyncio.Task[object] = asyncio.create_task(worker.start(_labelled("wait_at", position), job_id=job_id))
-    waiting = 1 << (signal.SIGUSR1 - 1)
-
-    def standing() -> list[int]:
-        below = descendants(worker._launcher.pid)
-        return [pid for pid in below if int(process_status(pid).get("SigBlk", "0"), 16) & waiting]
-
-    await eventually(lambda: bool(standing()) or starting.done())
+    await eventually(lambda: bool(_standing(worker)) or starting.done())
     assert not starting.done(), starting
-    return starting, job_id, standing()[0]
+    return starting, job_id, _standing(worker)[0]
+
+
+def _standing(worker: Worker) -> list[int]:
+    """The processes that wait in faulty_launcher's step."""
+    return [pid for pid in descendants(worker._launcher.pid) if process_status(pid).get("State", "").startswith("T")]
 
 
 @pytest.mark.parametrize("victim", ["monitor", "child"])
-async def test_kill_9_at_any_step_fails_the_start_and_leaves_nothing(
-    faulty: Worker, state: Path, victim: str
-) -> None:
+async def test_kill_9_at_any_step_fails_the_start_and_leaves_nothing(faulty: Worker, state: Path, victim: str) -> None:
     """S6. Of the monitor, with whom the kernel ends the rest, or of the child that sets up the sandbox."""
-    before = _everything(faulty, state)
+    before = await _base_line(faulty, state)
     for position in range(len(_steps(state))):
         starting, job_id, child = await _start_and_wait_at(faulty, state, position)
         os.kill(monitor_of(job_id) if victim == "monitor" else child, signal.SIGKILL)
@@ -128,7 +143,7 @@ async def test_kill_9_of_the_launcher_at_any_step_does_not_stop_the_start(faulty
         [launcher] = [pid for pid in descendants(faulty._launcher.pid) if title(pid) == "jobworker-launcher"]
         os.kill(launcher, signal.SIGKILL)
         await eventually(lambda gone=launcher: process_status(gone) == {})  # type: ignore[misc]
-        os.kill(child, signal.SIGUSR1)
+        os.kill(child, signal.SIGCONT)
         await starting
         assert (await faulty.wait(job_id)).state is State.COMPLETED
         assert [chunk.data async for chunk in faulty.output(job_id)] == [b"it runs\n"]
@@ -141,6 +156,6 @@ async def test_a_start_that_stands_still_shows_no_running_job(faulty: Worker, st
     starting, job_id, child = await _start_and_wait_at(faulty, state, len(_steps(state)) - 1)
     assert (await faulty.status(job_id)).state is State.PENDING
     assert job_processes(state, job_id) == {child}
-    os.kill(child, signal.SIGUSR1)
+    os.kill(child, signal.SIGCONT)
     await starting
     assert (await faulty.wait(job_id)).state is State.COMPLETED

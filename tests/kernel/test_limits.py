@@ -112,7 +112,9 @@ def _root_has_a_disk() -> bool:
     return True
 
 
-needs_disk = pytest.mark.skipif(not _root_has_a_disk(), reason="needs a disk of its own under /: io limits are for disks")
+needs_disk = pytest.mark.skipif(
+    not _root_has_a_disk(), reason="needs a disk of its own under /: io limits are for disks"
+)
 
 
 @needs_disk

@@ -96,9 +96,7 @@ async def test_a_job_is_in_its_groups_from_its_first_instruction_on(worker: Work
             process.wait()
 
 
-async def test_a_fork_storm_at_start_leaves_no_descendant_outside(
-    worker: Worker, state: Path, programs: Path
-) -> None:
+async def test_a_fork_storm_at_start_leaves_no_descendant_outside(worker: Worker, state: Path, programs: Path) -> None:
     """S1. Every process below the monitor is in every group of the job."""
     storm = JobSpec(program=str(programs / "fork_storm"), limits=Limits(pids=100))
     for _ in range(5):
@@ -279,7 +277,9 @@ async def test_a_job_inherits_nothing(worker: Worker, programs: Path) -> None:
 async def test_rlimits_are_as_declared(worker: Worker, programs: Path) -> None:
     """S8."""
     found = await _facts(worker, programs, limits=Limits(pids=77))
-    assert {name: found["rlimits"][f"RLIMIT_{name}"] for name in ("CORE", "NOFILE", "NPROC", "MEMLOCK", "MSGQUEUE")} == {
+    assert {
+        name: found["rlimits"][f"RLIMIT_{name}"] for name in ("CORE", "NOFILE", "NPROC", "MEMLOCK", "MSGQUEUE")
+    } == {
         "CORE": [0, 0],
         "NOFILE": [1024, 4096],
         "NPROC": [77, 77],
@@ -447,7 +447,19 @@ async def test_the_launcher_loads_no_network_and_no_database(state: Path) -> Non
         loaded = set(output.decode().split())
     assert job.state is State.COMPLETED
     assert {"modules:", "jobworker.runtime.launcher", "jobworker.runtime.sandbox"} <= loaded
-    banned = ("grpc", "asyncio", "ssl", "sqlite3", "pydantic", "google", "cryptography", "uvloop", "typer", "rich", "http")
+    banned = (
+        "grpc",
+        "asyncio",
+        "ssl",
+        "sqlite3",
+        "pydantic",
+        "google",
+        "cryptography",
+        "uvloop",
+        "typer",
+        "rich",
+        "http",
+    )
     assert [name for name in loaded if name.partition(".")[0] in banned] == []
     assert not any("site-packages" in name for name in loaded)
 

@@ -8,10 +8,21 @@ import time
 from pathlib import Path
 
 import pytest
-from host import JOB_PYTHON, eventually, job_groups, job_processes, needs_root, output_of, process_status, run_job, start_talking
+from host import (
+    JOB_PYTHON,
+    eventually,
+    job_groups,
+    job_processes,
+    needs_root,
+    output_of,
+    process_status,
+    run_job,
+    start_talking,
+)
 
 from jobworker import JobError, JobSpec, Limits, State, Worker
 from jobworker.core.errors import ErrorCode
+from jobworker.core.job_id import new_job_id
 from jobworker.core.outcome import Stopped
 from jobworker.runtime.output_log import Stream
 
@@ -160,8 +171,8 @@ async def test_a_stop_right_after_start_finds_the_job(worker: Worker) -> None:
     for _ in range(20):
         job = await worker.start(_SLEEP)
         assert (await worker.stop(job.id)).state is State.STOPPED
-    for number in range(20):
-        job_id = f"00000000-0000-4000-8000-{number:012}"
+    for _ in range(20):
+        job_id = new_job_id()
         starting = asyncio.create_task(worker.start(_SLEEP, job_id=job_id))
         await asyncio.sleep(0)
         assert (await worker.stop(job_id)).state is State.STOPPED
@@ -196,8 +207,8 @@ async def test_a_stop_that_races_the_natural_end_has_one_consistent_answer(worke
 
 async def test_removing_a_job_whose_start_fails_disturbs_neither(worker: Worker, state: Path) -> None:
     """P5."""
-    for number in range(20):
-        job_id = f"00000000-0000-4000-8000-{number:012}"
+    for _ in range(20):
+        job_id = new_job_id()
         starting = asyncio.create_task(worker.start(JobSpec(program="/no/such/program"), job_id=job_id))
         await asyncio.sleep(0)
         await worker.remove(job_id, force=True)

@@ -4,6 +4,7 @@ Argument: an empty directory to mount the disk on. Prints what became of everyth
 """
 
 import asyncio
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -27,10 +28,8 @@ async def main(place: str) -> None:
         output = b"".join([chunk.data async for chunk in worker.output(job.id)])
         ended = await worker.wait(job.id)
         filler = Path(place, "filler")
-        try:
+        with contextlib.suppress(OSError):
             filler.write_bytes(bytes(1 << 20))
-        except OSError:
-            pass
         try:
             await worker.start(JobSpec(program="true"))
             refused = None

@@ -16,7 +16,8 @@ async def follow(worker: Worker, job_id: str, seen: asyncio.Semaphore) -> None:
 
 async def main(state: str, count: int) -> None:
     async with await Worker.open(state) as worker:
-        job = await worker.start(JobSpec(program="sh", args=("-c", "echo ready; exec sleep 1000")))
+        script = "trap 'echo woken' HUP; echo ready; while :; do sleep 1000 & wait; done"
+        job = await worker.start(JobSpec(program="sh", args=("-c", script)))
         seen = asyncio.Semaphore(0)
         followers = [asyncio.create_task(follow(worker, job.id, seen)) for _ in range(count)]
         for _ in followers:

@@ -48,7 +48,9 @@ def facts() -> object:
         "status": dict(line.split(":\t", 1) for line in (own / "status").read_text().splitlines()),
         "cwd": os.getcwd(),
         "umask": os.umask(0o022),
-        "rlimits": {name: resource.getrlimit(getattr(resource, name)) for name in dir(resource) if name.startswith("RLIMIT_")},
+        "rlimits": {
+            name: resource.getrlimit(getattr(resource, name)) for name in dir(resource) if name.startswith("RLIMIT_")
+        },
         "session": os.getsid(0) == os.getpid(),
         "group": os.getpgrp() == os.getpid(),
         "terminal": _try(lambda: os.close(os.open("/dev/tty", os.O_RDWR))),
@@ -145,7 +147,6 @@ def privileges() -> object:
         "chroot": _try(lambda: os.chroot("/")),
         "hostname": _try(lambda: socket.sethostname(socket.gethostname())),
         "nice": _try(lambda: os.setpriority(os.PRIO_PROCESS, 0, -5)),
-        "rlimit": _try(lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (8192, 8192))),
     }
 
 

@@ -86,7 +86,8 @@ def test_a_device_node_is_asked_for_its_own_number(sysfs: Path, tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
-    ("anonymous", "kind"), [("0:31", "overlay"), ("0:32", "tmpfs"), ("0:33", "nfs4"), ("0:34", "btrfs"), ("0:35", "zfs")]
+    ("anonymous", "kind"),
+    [("0:31", "overlay"), ("0:32", "tmpfs"), ("0:33", "nfs4"), ("0:34", "btrfs"), ("0:35", "zfs")],
 )
 def test_a_file_system_without_a_disk_is_refused_by_its_name(sysfs: Path, anonymous: str, kind: str) -> None:
     """S3, S4."""

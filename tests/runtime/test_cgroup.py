@@ -56,7 +56,9 @@ def v2_tree(path: Path, controllers: str) -> Path:
     return path
 
 
-def found(mountinfo: str, root: Path, own: str, *, is_delegated: bool = False) -> list[tuple[str, tuple[str, ...], bool]]:
+def found(
+    mountinfo: str, root: Path, own: str, *, is_delegated: bool = False
+) -> list[tuple[str, tuple[str, ...], bool]]:
     trees = find_hierarchies(mountinfo.format(root=root), own, is_delegated)
     return [(str(Path(tree.path).relative_to(root)), tree.controllers, tree.is_v2) for tree in trees]
 
@@ -141,7 +143,12 @@ TABLE: list[tuple[Limits, dict[str, str], dict[str, str]]] = [
             "blkio.throttle.read_iops_device": "254:0 30",
             "blkio.throttle.write_iops_device": "254:0 40",
         },
-        {"io.max": "254:0 rbps=10", "io.max ": "254:0 wbps=20", "io.max  ": "254:0 riops=30", "io.max   ": "254:0 wiops=40"},
+        {
+            "io.max": "254:0 rbps=10",
+            "io.max ": "254:0 wbps=20",
+            "io.max  ": "254:0 riops=30",
+            "io.max   ": "254:0 wiops=40",
+        },
     ),
 ]
 

@@ -20,7 +20,9 @@ from jobworker.core.spec import JobSpec, Limits, Network
 from jobworker.runtime import job_dir
 from jobworker.runtime.output_log import INDEX, OUTPUT
 
-SPEC = JobSpec(program="/bin/e\udcffcho", args=("a\nb", ""), env={"A": "\udcfe"}, network=Network.HOST, limits=Limits(cpu=1.5))
+SPEC = JobSpec(
+    program="/bin/e\udcffcho", args=("a\nb", ""), env={"A": "\udcfe"}, network=Network.HOST, limits=Limits(cpu=1.5)
+)
 REQUEST = job_dir.Request(SPEC, 1_700_000_000.25, "boot-1")
 
 
@@ -98,7 +100,10 @@ def test_the_space_for_the_outcome_is_taken_beforehand(jobs: Path, job_id: str, 
 def test_a_job_is_supervised_as_long_as_its_monitor_lives(directory: int) -> None:
     """P7: a lock, no remembered number; the kernel takes it back from a killed process."""
     assert not job_dir.is_supervised(directory)
-    program = "import sys; from jobworker.runtime import job_dir; job_dir.take_lock(3 and int(sys.argv[1])); print(1, flush=True); sys.stdin.read()"
+    program = (
+        "import sys; from jobworker.runtime import job_dir; "
+        "job_dir.take_lock(int(sys.argv[1])); print(1, flush=True); sys.stdin.read()"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", program, str(directory)],
         stdin=subprocess.PIPE,

@@ -58,7 +58,9 @@ async def test_every_connection_is_told_that_the_job_runs_and_how_it_ended(
             assert wire.receive(channel) == (None, [])
 
 
-@pytest.mark.parametrize("packet", [b"\0", b"{}", b'{"type": "NowEnded", "ending": {}}', b"[" * 60_000], ids=["nul", "empty", "odd", "deep"])
+@pytest.mark.parametrize(
+    "packet", [b"\0", b"{}", b'{"type": "NowEnded", "ending": {}}', b"[" * 60_000], ids=["nul", "empty", "odd", "deep"]
+)
 async def test_garbage_ends_its_own_connection_and_nothing_else(
     worker: Worker, state: Path, sleeper: JobStatus, packet: bytes
 ) -> None:
@@ -69,13 +71,17 @@ async def test_garbage_ends_its_own_connection_and_nothing_else(
     assert (await worker.status(sleeper.id)).state is State.RUNNING
 
 
+def ask_many_times(channel: socket.socket) -> None:
+    for _ in range(100_000):
+        wire.send(channel, wire.AskUsage())
+
+
 async def test_who_asks_without_listening_is_hung_up_on_and_holds_up_nobody(
     worker: Worker, state: Path, sleeper: JobStatus
 ) -> None:
     with connection(state, sleeper) as channel:
-        with pytest.raises(OSError, match="Broken pipe|reset"):
-            for _ in range(100_000):
-                wire.send(channel, wire.AskUsage())
+        with pytest.raises(OSError, match=r"Broken pipe|reset"):
+            ask_many_times(channel)
         assert (await worker.status(sleeper.id)).state is State.RUNNING
         await worker.stop(sleeper.id)
 
@@ -98,10 +104,10 @@ async def test_the_monitor_is_in_no_group_of_its_job(state: Path, sleeper: JobSt
     assert process_status(monitor)["NSpid"].split()[-1] == "1", "it is PID 1 of the job's namespace"
 
 
-@pytest.mark.parametrize("timeout", [30 * 86400.0, 10 * 365 * 86400.0])
-async def test_a_timeout_beyond_what_poll_takes_is_no_fault(worker: Worker, timeout: float) -> None:
+@pytest.mark.parametrize("seconds", [30 * 86400.0, 10 * 365 * 86400.0])
+async def test_a_timeout_beyond_what_poll_takes_is_no_fault(worker: Worker, seconds: float) -> None:
     """P11: poll(2) waits 24 days at most."""
-    job = await worker.start(JobSpec(program="sh", args=("-c", "sleep 0.2; exit 4"), limits=Limits(timeout=timeout)))
+    job = await worker.start(JobSpec(program="sh", args=("-c", "sleep 0.2; exit 4"), limits=Limits(timeout=seconds)))
     ended = await worker.wait(job.id)
     assert ended.ending is not None
     assert ended.ending.outcome == Exited(4)

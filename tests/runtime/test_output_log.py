@@ -56,9 +56,10 @@ class Log:
     def __init__(self, path: Path, limit: int = UNLIMITED) -> None:
         self.directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        self._files = [os.open(path / name, flags, 0o600) for name in (OUTPUT, INDEX)]
+        output, index = (os.open(path / name, flags, 0o600) for name in (OUTPUT, INDEX))
+        self._files = (output, index)
         self.path = path
-        self.writer = OutputWriter(*self._files, limit)
+        self.writer = OutputWriter(output, index, limit)
 
     def append(self, *pieces: Append) -> None:
         for piece in pieces:
@@ -111,12 +112,12 @@ def data_of(reader: OutputReader) -> bytes:
     return b"".join(chunk.data for chunk in read_all(reader))
 
 
-def kept(pieces: list[Append], limit: int) -> list[tuple[int, int]]:
+def kept(pieces: list[Append], limit: int) -> list[tuple[Stream, int]]:
     """The model: every byte on record with its stream, in order."""
     return [(piece.stream, byte) for piece in pieces for byte in piece.data][:limit]
 
 
-def selected(model: list[tuple[int, int]], offset: int, streams: frozenset[Stream]) -> bytes:
+def selected(model: list[tuple[Stream, int]], offset: int, streams: frozenset[Stream]) -> bytes:
     return bytes(byte for stream, byte in model[offset:] if stream in streams)
 
 
@@ -348,7 +349,7 @@ def test_a_full_disk_is_told_and_what_is_kept_is_a_prefix(log: Log, which: str) 
     log.write(Stream.STDOUT, b"before")
     files = DEVICES[which](log)
     try:
-        writer = OutputWriter(*files, UNLIMITED)
+        writer = OutputWriter(files[0], files[1], UNLIMITED)
         writer.append(Stream.STDOUT, memoryview(b"lost"), START)
         writer.append(Stream.STDERR, memoryview(b"later"), START)
         assert writer.totals() == OutputTotals(dropped_bytes=9, dropped_reason="ENOSPC")

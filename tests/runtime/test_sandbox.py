@@ -16,7 +16,11 @@ from jobworker.runtime.sandbox import Confinement, HostView, Mask, Step, plan
 JOB_ID = "01234567-89ab-4def-8123-456789abcdef"
 HOST = HostView(
     file_systems=("/", "/usr", "/var"),
-    masks=(Mask("/etc/shadow", is_directory=False), Mask("/root", is_directory=True), Mask("/proc/kcore", is_directory=False)),
+    masks=(
+        Mask("/etc/shadow", is_directory=False),
+        Mask("/root", is_directory=True),
+        Mask("/proc/kcore", is_directory=False),
+    ),
     proc_read_only=("/proc/sys", "/proc/irq"),
 )
 JOB = Confinement(job_id=JOB_ID, uid=200_007, entry_files=("/groups/cpu/tasks", "/groups/memory/tasks"), status_fd=9)
@@ -38,7 +42,9 @@ def the(steps: list[Step], kind: type[Any]) -> Any:
 def all_steps() -> set[str]:
     """Every class of a step that the module has."""
     return {
-        name for name, value in vars(sandbox).items() if isinstance(value, type) and hasattr(value, "apply") and value is not Step
+        name
+        for name, value in vars(sandbox).items()
+        if isinstance(value, type) and hasattr(value, "apply") and value is not Step
     }
 
 
@@ -226,7 +232,11 @@ def test_the_root_and_ordinary_file_systems_are_copied_parents_first() -> None:
 )
 def test_what_a_job_must_not_see_is_not_copied(mount: str) -> None:
     assert seen(mount + "\n") == ("/",)
-    control = mount.replace(mount.split()[4], "/data", 1).replace("debugfs debugfs", "ext4 x").replace("tracefs tracefs", "ext4 x")
+    control = (
+        mount.replace(mount.split()[4], "/data", 1)
+        .replace("debugfs debugfs", "ext4 x")
+        .replace("tracefs tracefs", "ext4 x")
+    )
     control = control.replace("nsfs nsfs", "ext4 x").replace("autofs systemd-1", "ext4 x")
     assert seen(control + "\n") == ("/", "/data"), "elsewhere it is"
 
@@ -247,7 +257,10 @@ def test_the_state_directory_is_masked_and_nothing_below_it_is_copied(tmp_path_f
     view = HostView.survey(ROOT + "50 30 8:5 / /var/lib/jobs rw - ext4 /dev/sda5 rw\n", [state])
     assert Mask(state, is_directory=True) in view.masks
     assert view.file_systems == ("/",)
-    assert HostView.survey(ROOT + "50 30 8:5 / /var/lib/jobs rw - ext4 /dev/sda5 rw\n", []).file_systems == ("/", "/var/lib/jobs")
+    assert HostView.survey(ROOT + "50 30 8:5 / /var/lib/jobs rw - ext4 /dev/sda5 rw\n", []).file_systems == (
+        "/",
+        "/var/lib/jobs",
+    )
 
 
 def test_a_hidden_link_masks_what_it_leads_to(tmp_path: Path) -> None:

@@ -64,6 +64,8 @@ def init(directory: Path, hosts: Sequence[str], user: str | None, trust_domain: 
     """
     check_trust_domain(trust_domain)
     directory = directory.resolve()
+    if not directory.parent.is_dir():
+        raise InitRefused(f"{directory.parent} is not a directory; create it first, or name another place")
     account = _service_account(user, directory)
     _check_place(directory, account)
     server = Server(grpc=listen, advertise=_advertised(listen, hosts), user=account.configured)
@@ -139,8 +141,6 @@ def _service_account(user: str | None, directory: Path) -> Account:
 
 
 def _check_place(directory: Path, account: Account) -> None:
-    if not directory.parent.is_dir():
-        raise InitRefused(f"{directory.parent} is not a directory; create it first, or name another place")
     if (directory / FILE_NAME).exists() or (directory / DATABASE).exists():
         raise InitRefused(f"{directory} holds the state of a jobworkerd already; name a new directory")
     if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):

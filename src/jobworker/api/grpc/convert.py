@@ -101,7 +101,7 @@ def _limits_from(message: pb2.Limits, defaults: Limits) -> Limits:
 
 def seconds_of(message: Duration) -> float:
     """A duration in seconds."""
-    return message.seconds + message.nanos / 1e9
+    return message.ToNanoseconds() / 1e9
 
 
 def output_request_from(message: pb2.StreamRequest) -> OutputRequest:

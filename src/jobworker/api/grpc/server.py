@@ -180,7 +180,7 @@ def _grace(request: pb2.StopRequest) -> float:
 
 
 class _Door(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
-    """Every call of every service passes here: identified before its handler, errors mapped behind it."""
+    """Every call of every service passes here: its caller is proven before its handler, errors mapped behind it."""
 
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
