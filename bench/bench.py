@@ -59,7 +59,7 @@ class Row:
     is_reached: bool | None = None
 
 
-_WIDTHS: Final = (31, 34, 44, 8, 26)
+_WIDTHS: Final = (34, 35, 62, 8, 22)
 
 
 def print_row(row: Row) -> None:

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import os
+import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -110,3 +112,16 @@ async def start_talking(worker: Worker, spec: JobSpec) -> JobStatus:
         async for _ in chunks:
             break
     return job
+
+
+def a_process(*command: str) -> subprocess.Popen[bytes]:
+    """A process of the host's, without any sandbox; to be killed by whoever wants it."""
+    return subprocess.Popen(command or ("sleep", "1000"))
+
+
+def strace(pid: int, log: Path, *options: str) -> subprocess.Popen[bytes]:
+    """Writes the system calls of `pid` and of all that it forks from now on to `log`, until SIGINT."""
+    program = shutil.which("strace")
+    if program is None:
+        pytest.skip("needs strace: it sees the system calls of launcher, monitors and jobs")
+    return subprocess.Popen([program, "-f", "-qq", *options, "-o", log, "-p", str(pid)])

@@ -20,7 +20,7 @@ from jobworker.access.policy import Action, is_allowed
 from jobworker.access.principal import Principal, Role
 from jobworker.core.errors import ErrorCode, JobError, invalid
 from jobworker.core.job_id import check_job_id, new_job_id
-from jobworker.core.lifecycle import Ended, Finished, Phase, State, advance
+from jobworker.core.lifecycle import Ended, Finished, Phase, Running, State, Stopping, advance
 from jobworker.core.outcome import Ending, Lost, Outcome, OutputTotals, Usage
 from jobworker.core.spec import JobSpec, Network
 from jobworker.recovery import DeclareLost, Facts, judge
@@ -441,8 +441,8 @@ class Service:
             await self._on_end(status)
             return
         self._update(status)
-        if record.desired is Desired.STOP:
-            # The stop was on record when the server died, and may never have reached the monitor.
+        if record.desired is Desired.STOP and not isinstance(status.phase, Stopping):
+            # The stop was on record when the server died, and has not reached the monitor.
             task = asyncio.create_task(self._finish_stop(record.id))
             self._late_records.add(task)
             task.add_done_callback(self._late_records.discard)
@@ -462,6 +462,9 @@ def _set_ended(connection: sqlite3.Connection, record: JobRecord) -> None:
 
 def _with_status(record: JobRecord, status: JobStatus) -> JobRecord:
     phase: Phase = status.phase
+    if isinstance(phase, Ended) and phase.ending.started_at is None and isinstance(record.phase, (Running, Stopping)):
+        # A monitor that died while no server looked has not told when its program began.
+        phase = Ended(replace(phase.ending, started_at=record.phase.started_at))
     return replace(record, phase=phase, effective_limits=status.effective_limits, sandbox=status.sandbox)
 
 

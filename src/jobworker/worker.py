@@ -26,7 +26,19 @@ from typing import Final, Self
 from jobworker import recovery
 from jobworker.core.errors import ErrorCode, JobError, invalid
 from jobworker.core.job_id import check_job_id, is_job_id, new_job_id
-from jobworker.core.lifecycle import Ended, Finished, Launched, Pending, Phase, Running, State, advance, state_of
+from jobworker.core.lifecycle import (
+    Ended,
+    Finished,
+    Launched,
+    Pending,
+    Phase,
+    Running,
+    State,
+    StopOrdered,
+    Stopping,
+    advance,
+    state_of,
+)
 from jobworker.core.outcome import Ending, OutputTotals, Usage
 from jobworker.core.spec import JobSpec
 from jobworker.runtime import job_dir, wire
@@ -221,7 +233,7 @@ class Worker:
     async def status(self, job_id: str) -> JobStatus:
         """The job as it is now, with what it has used so far; JOB_NOT_FOUND."""
         job = self._find(job_id)
-        if isinstance(job.phase, Running):
+        if isinstance(job.phase, (Running, Stopping)):
             return await job.fresh_status()
         return job.status()
 
@@ -400,7 +412,7 @@ class Worker:
                 raise TypeError("a job without a monitor and without an outcome is lost")
             with contextlib.suppress(JobError, TimeoutError):
                 await self._clean_up(job.id)
-            started_at = job.phase.started_at if isinstance(job.phase, Running) else None
+            started_at = job.phase.started_at if isinstance(job.phase, (Running, Stopping)) else None
             ending = Ending(
                 outcome=verdict.outcome,
                 started_at=started_at,
@@ -632,9 +644,11 @@ class _Job:
         except (OSError, ValueError):
             message = None
         match message:
-            case wire.NowRunning(started_at, effective_limits, sandbox):
+            case wire.NowRunning(started_at, effective_limits, sandbox, stopped_by):
                 self.effective_limits, self.sandbox = effective_limits, sandbox
                 self.phase, _ = advance(self.phase, Launched(started_at))
+                if stopped_by is not None:
+                    self.phase, _ = advance(self.phase, StopOrdered(stopped_by, signal.SIGTERM, 0))
                 self._tell()
             case wire.UsageNow(usage, output):
                 self._usage, self._output = Usage(**usage), OutputTotals(**output)

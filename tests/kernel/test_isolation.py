@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from host import (
     JOB_PYTHON,
+    a_process,
     descendants,
     eventually,
     job_groups,
@@ -52,7 +53,7 @@ def _outside(programs: Path, *question: object, apart: tuple[str, ...] = ()) -> 
 
     `apart` are options of unshare(1), for what would change the host.
     """
-    command = [*(("unshare", *apart) if apart else ()), JOB_PYTHON, programs / "probe.py", *map(str, question)]
+    command = [*(("unshare", *apart) if apart else ()), JOB_PYTHON, str(programs / "probe.py"), *map(str, question)]
     return json.loads(subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, check=True).stdout)
 
 
@@ -82,7 +83,7 @@ async def test_a_job_sees_its_own_processes_only(worker: Worker, programs: Path)
 async def test_kill_minus_one_hits_the_job_itself_only(worker: Worker, state: Path, programs: Path) -> None:
     """E2. The control: the job's own child is hit."""
     other = await worker.start(_SLEEP)
-    witness = subprocess.Popen(["sleep", "1000"])
+    witness = a_process()
     try:
         assert await _inside(worker, programs, "kills_everyone") == -9
         assert witness.poll() is None
@@ -147,14 +148,15 @@ async def _mounts(worker: Worker, programs: Path) -> list[str]:
 # Files.
 
 
+def _worker_with_open_files(state: Path) -> subprocess.Popen[bytes]:
+    opens = 'exec "$@" 7< /etc/passwd 9< /'
+    command = ["sh", "-c", opens, "sh", sys.executable, str(_PROGRAMS / "worker_process.py"), str(state)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
 async def test_descriptors_of_the_server_never_reach_a_job(state: Path, programs: Path) -> None:
     """E5. The worker is started with descriptor 7 open, for all children to inherit."""
-    opens = 'exec "$@" 7< /etc/passwd 9< /'
-    process = subprocess.Popen(
-        ["sh", "-c", opens, "sh", sys.executable, _PROGRAMS / "worker_process.py", state],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
+    process = _worker_with_open_files(state)
     assert process.stdin is not None
     assert process.stdout is not None
     try:

@@ -119,7 +119,7 @@ needs_disk = pytest.mark.skipif(
 
 @needs_disk
 async def test_an_io_limit_holds_direct_reads(worker: Worker, big_file: Path) -> None:
-    """S2. 8 MiB at 4 MiB a second take 0.8 × 2 s or more; without the limit less than half of that."""
+    """S2. 8 MiB at 4 MiB a second take 0.8 of 2 s or more; without the limit less than half of that."""
     times = {}
     for rate in (4 * MiB, None):
         read = JobSpec(

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from host import (
     JOB_PYTHON,
+    a_process,
     children,
     descendants,
     eventually,
@@ -26,6 +27,7 @@ from host import (
     needs_root,
     process_status,
     run_job,
+    strace,
     title,
 )
 
@@ -79,7 +81,7 @@ async def test_a_simple_job_completes(worker: Worker) -> None:
 
 async def test_a_job_is_in_its_groups_from_its_first_instruction_on(worker: Worker, state: Path) -> None:
     """S1. 200 starts while both cores are busy; the job itself looks first, then the host."""
-    load = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+    load = [a_process(sys.executable, "-c", "while True: pass") for _ in range(2)]
     parent = bootstrap(state).cgroup_parent
     try:
         for _ in range(10):
@@ -231,22 +233,20 @@ async def _facts(worker: Worker, programs: Path, *args: str | bytes, **spec: Any
     return found
 
 
+def _plain_child(*command: str) -> bytes:
+    """What an ordinary child of this process says, which inherits all that a child can."""
+    return subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, close_fds=False, restore_signals=False, check=True
+    ).stdout
+
+
 async def test_a_job_inherits_nothing(worker: Worker, programs: Path) -> None:
     """S8. The control: a plain child of this process inherits what is prepared here."""
     os.environ["JOBWORKER_CANARY"] = "inherited"
     leak = os.open("/etc/passwd", os.O_RDONLY)
     os.set_inheritable(leak, True)
     try:
-        control = json.loads(
-            subprocess.run(
-                [JOB_PYTHON, programs / "probe.py", "facts"],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                close_fds=False,
-                restore_signals=False,
-                check=True,
-            ).stdout
-        )
+        control = json.loads(_plain_child(JOB_PYTHON, str(programs / "probe.py"), "facts"))
         found = await _facts(worker, programs, env={"MINE": "1", "LANG": "C"})
     finally:
         os.close(leak)
@@ -296,8 +296,8 @@ async def test_no_signal_is_ignored_or_blocked(worker: Worker) -> None:
     status = dict(line.split(":\t", 1) for line in output.decode().splitlines())
     for name in ("SigIgn", "SigBlk", "SigCgt", "SigPnd", "ShdPnd"):
         assert int(status[name], 16) == 0
-    control = subprocess.run(["cat", "/proc/self/status"], stdout=subprocess.PIPE, restore_signals=False, check=True)
-    ignored = next(line for line in control.stdout.decode().splitlines() if line.startswith("SigIgn"))
+    control = _plain_child("cat", "/proc/self/status").decode()
+    ignored = next(line for line in control.splitlines() if line.startswith("SigIgn"))
     assert int(ignored.split()[1], 16) & 1 << (signal.SIGPIPE - 1)
     job, output = await run_job(worker, JobSpec(program="/bin/sh", args=("-c", "yes | head -1")))
     assert (cat.state, job.state, output) == (State.COMPLETED, State.COMPLETED, b"y\n")
@@ -333,12 +333,9 @@ async def test_environment_values_arrive_byte_for_byte(worker: Worker) -> None:
 
 async def test_there_is_exactly_one_exec_and_no_shell(worker: Worker, tmp_path: Path) -> None:
     """S9."""
-    strace = shutil.which("strace")
-    if strace is None:
-        pytest.skip("needs strace: it sees every exec below the launcher")
     [launcher] = descendants(worker._launcher.pid)
     log = tmp_path / "trace"
-    tracer = subprocess.Popen([strace, "-f", "-qq", "-e", "trace=execve,execveat", "-o", log, "-p", str(launcher)])
+    tracer = strace(launcher, log, "-e", "trace=execve,execveat")
     try:
         await eventually(lambda: process_status(launcher)["TracerPid"] == str(tracer.pid))
         job, output = await run_job(worker, JobSpec(program="/bin/echo", args=("; id", "$HOME")))
@@ -428,7 +425,7 @@ async def test_a_group_that_an_earlier_job_left_is_removed_with_what_is_in_it(wo
     job_id = "00000000-0000-4000-8000-000000000001"
     left = CgroupHost.discover(bootstrap(state).cgroup_parent).group(job_id)
     left.create()
-    stray = subprocess.Popen(["sleep", "1000"])
+    stray = a_process()
     for group in job_groups(state):
         (group / "cgroup.procs").write_text(str(stray.pid))
     job = await worker.start(_SLEEP, job_id=job_id)
@@ -474,15 +471,17 @@ async def test_a_server_without_free_descriptors_refuses_and_recovers(state: Pat
             # The lowest free number decides, so the limit leaves `spare` of them.
             free = _lowest_free(spare)
             resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+            started, failed = None, None
             try:
-                job = await worker.start(JobSpec(program="/bin/true"))
+                started = await worker.start(JobSpec(program="/bin/true"))
             except JobError as error:
-                assert error.code in {ErrorCode.EXHAUSTED, ErrorCode.UNAVAILABLE}
-            else:
-                await worker.wait(job.id)
-                known.append(job.id)
+                failed = error.code
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert failed in {None, ErrorCode.EXHAUSTED, ErrorCode.UNAVAILABLE}
+            if started is not None:
+                await worker.wait(started.id)
+                known.append(started.id)
             assert sorted(os.listdir(state / "jobs")) == sorted(known)
         job, _ = await run_job(worker, JobSpec(program="/bin/true"))
         assert job.state is State.COMPLETED

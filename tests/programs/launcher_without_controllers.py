@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "src"))
 
-from jobworker.runtime import launcher, linux  # noqa: E402 - the path comes first
+from jobworker.runtime import launcher, linux
 
 
 def _unmount_controllers() -> None:

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -74,12 +75,15 @@ def processes() -> object:
 
 
 def stats() -> object:
-    return {path: _try(lambda path=path: os.stat(path)) for path in sys.argv[2:]}
+    return {path: _try(partial(os.stat, path)) for path in sys.argv[2:]}
 
 
 def opens_for_writing() -> object:
-    flags = os.O_WRONLY | os.O_NONBLOCK
-    return {path: _try(lambda path=path: os.close(os.open(path, flags))) for path in sys.argv[2:]}
+
+    def reach(path: str) -> None:
+        os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+
+    return {path: _try(partial(reach, path)) for path in sys.argv[2:]}
 
 
 def creates_files() -> object:
@@ -90,7 +94,7 @@ def creates_files() -> object:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         os.unlink(path)
 
-    return {place: _try(lambda place=place: create(place)) for place in sys.argv[2:]}
+    return {place: _try(partial(create, place)) for place in sys.argv[2:]}
 
 
 def contents() -> object:
@@ -132,14 +136,15 @@ def kills_everyone() -> object:
 def privileges() -> object:
     """Every way to more rights that an ordinary system offers; the last argument is a place to write."""
     place = sys.argv[2]
-    copy = f"{place}/id"
+    copy, below = f"{place}/id", f"{place}/below"
+    os.mkdir(below)
     subprocess.run(["cp", "/usr/bin/id", copy], check=True)
     os.chmod(copy, 0o6755)
     capability = bytes.fromhex("0100000200040000000000000000000000000000")  # cap_net_raw+ep, as setcap writes it
     return {
         "setuid copy": subprocess.run([copy, "-u"], capture_output=True, check=False).stdout.decode().strip(),
         "su": _says(["su", "-c", "id -u"]),
-        "mount": subprocess.run(["mount", "-t", "tmpfs", "x", place], capture_output=True, check=False).returncode,
+        "mount": subprocess.run(["mount", "-t", "tmpfs", "x", below], capture_output=True, check=False).returncode,
         "setcap": _try(lambda: os.setxattr(copy, "security.capability", capability)),
         "raw socket": _try(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1).close()),
         "setuid": _try(lambda: os.setresuid(0, 0, 0)),
@@ -160,7 +165,7 @@ def interfaces() -> object:
 
 
 def connects() -> object:
-    """tcp HOST PORT, or abstract NAME."""
+    """Whether a connection comes about: to `tcp` HOST PORT, or to `abstract` NAME."""
     if sys.argv[2] == "tcp":
         with socket.socket() as probe:
             probe.settimeout(5)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "src"))
 
-from jobworker.core.spec import JobSpec  # noqa: E402 - the path comes first
-from jobworker.runtime import launcher, sandbox  # noqa: E402
+from jobworker.core.spec import JobSpec
+from jobworker.runtime import launcher, sandbox
 
 
 def plan(spec: JobSpec, host: sandbox.HostView, job: sandbox.Confinement) -> list[sandbox.Step]:

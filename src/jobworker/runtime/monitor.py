@@ -38,9 +38,10 @@ from jobworker.core.lifecycle import (
     SignalAll,
     StartGrace,
     StopOrdered,
+    Stopping,
     advance,
 )
-from jobworker.core.outcome import Ending, Exited, OomKilled, OutputLimit, Signaled, TimedOut
+from jobworker.core.outcome import Ending, Exited, OomKilled, OutputLimit, Signaled, Stopped, TimedOut
 from jobworker.core.spec import JobSpec, MiB, OnOutputLimit
 from jobworker.runtime import job_dir, linux, sandbox, wire
 from jobworker.runtime.cgroup import Cgroup
@@ -319,7 +320,10 @@ class Monitor:
             raise TypeError("nothing to tell before the program runs")
         if isinstance(self._phase, Ended):
             return wire.NowEnded(self._phase.ending.to_document())
-        return wire.NowRunning(self._phase.started_at, self._job.effective_limits, self._job.isolation)
+        stopped_by = None
+        if isinstance(self._phase, Stopping) and isinstance(self._phase.cause, Stopped):
+            stopped_by = self._phase.cause.by
+        return wire.NowRunning(self._phase.started_at, self._job.effective_limits, self._job.isolation, stopped_by)
 
     # Output.
 

@@ -76,6 +76,7 @@ class NowRunning:
     started_at: float
     effective_limits: dict[str, str]
     sandbox: dict[str, str]
+    stopped_by: str | None = None  # the user whose stop order is being carried out
 
 
 @dataclass(frozen=True, slots=True)
