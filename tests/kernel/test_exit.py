@@ -200,21 +200,7 @@ async def test_groups_go_away_without_anyone_sleeping(worker: Worker, state: Pat
     [launcher] = descendants(worker._launcher.pid)
     log = tmp_path / "trace"
     # What a job itself does is not ours: it is untraced from its exec on.
-    tracer = subprocess.Popen(
-        [
-            strace,
-            "-f",
-            "-qq",
-            "-b",
-            "execve",
-            "-e",
-            "trace=rmdir,nanosleep,clock_nanosleep",
-            "-o",
-            log,
-            "-p",
-            str(launcher),
-        ]
-    )
+    tracer = strace(launcher, log, "-b", "execve", "-e", "trace=rmdir,nanosleep,clock_nanosleep")
     try:
         await eventually(lambda: process_status(launcher)["TracerPid"] == str(tracer.pid))
         for _ in range(10):

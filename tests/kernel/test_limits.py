@@ -49,7 +49,6 @@ async def test_a_job_over_its_memory_limit_is_ended_and_the_worker_lives(worker:
         assert job.ending.outcome == outcome
         assert job.usage.memory_peak is not None
         assert limit is None or job.usage.memory_peak <= limit
-        assert (job.usage.oom_kills or 0) >= (outcome == OomKilled())
 
 
 @pytest.mark.parametrize("place", ["/tmp", "/dev/shm"])

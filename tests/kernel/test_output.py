@@ -208,21 +208,23 @@ async def test_idle_followers_wake_nobody_up(state: Path) -> None:
     command = (sys.executable, str(PROGRAMS / "idle_followers.py"), str(state), "100")
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
-    assert process.stdout is not None
-    job_id = (await process.stdout.readline()).decode().strip()
-    watched = (process.pid, monitor_of(job_id))
+    try:
+        assert process.stdout is not None
+        job_id = (await process.stdout.readline()).decode().strip()
+        watched = (process.pid, monitor_of(job_id))
 
-    def activity() -> list[tuple[int, int]]:
-        return [(switches(pid), cpu_ticks(pid)) for pid in watched]
+        def activity() -> list[tuple[int, int]]:
+            return [(switches(pid), cpu_ticks(pid)) for pid in watched]
 
-    before = activity()
-    await asyncio.sleep(3)
-    assert activity() == before
-    for pid in job_processes(state, job_id):
-        os.kill(pid, signal.SIGHUP)
-    # The control: what wakes them is seen.
-    await eventually(lambda: all(now[0] > then[0] for now, then in zip(activity(), before, strict=True)))
-    await process.communicate()
+        before = activity()
+        await asyncio.sleep(3)
+        assert activity() == before
+        for pid in job_processes(state, job_id):
+            os.kill(pid, signal.SIGHUP)
+        # The control: what wakes them is seen.
+        await eventually(lambda: all(now[0] > then[0] for now, then in zip(activity(), before, strict=True)))
+    finally:
+        await process.communicate(b"")  # the end of its input ends the job and then itself
     assert process.returncode == 0
 
 

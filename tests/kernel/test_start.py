@@ -144,7 +144,7 @@ async def test_a_limit_without_its_controller_is_refused_by_name(state: Path) ->
             ({"pids": 10}, "pids"),
             ({"io_write_bps": MiB}, "io"),
         ):
-            error = await _refusal(worker, JobSpec(program="/bin/true", limits=Limits(**none | limits)))  # type: ignore[arg-type]
+            error = await _refusal(worker, JobSpec(program="/bin/true", limits=Limits(**none | limits)))
             assert error.code is ErrorCode.UNSUPPORTED
             assert f"{name} limit: this host has no {name} controller" in error.message
             assert job_groups(state) == []

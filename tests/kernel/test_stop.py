@@ -226,7 +226,7 @@ async def test_a_signal_reaches_the_main_process_only(worker: Worker) -> None:
     """P3. It is no stop: what the program makes of it is its own affair."""
     script = """
 import os, signal
-signal.signal(signal.SIGUSR1, lambda *_: os.write(1, b"heard\n"))
+signal.signal(signal.SIGUSR1, lambda *_: os.write(1, b"heard\\n"))
 print("up", flush=True)
 signal.pause()
 """
