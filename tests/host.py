@@ -69,6 +69,16 @@ def title(pid: int) -> str:
         return ""
 
 
+async def launcher_of(worker: Worker) -> int:
+    """The process that creates the worker's jobs, as soon as the keeper has forked it."""
+
+    def found() -> list[int]:
+        return [pid for pid in descendants(worker._launcher.pid) if title(pid) == "jobworker-launcher"]
+
+    await eventually(lambda: bool(found()))
+    return found()[0]
+
+
 def monitor_of(job_id: str) -> int:
     """The process that supervises the job."""
     named = [

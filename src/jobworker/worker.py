@@ -39,7 +39,7 @@ from jobworker.core.lifecycle import (
     advance,
     state_of,
 )
-from jobworker.core.outcome import Ending, OutputTotals, Usage
+from jobworker.core.outcome import Ending, Lost, OutputTotals, Usage
 from jobworker.core.spec import JobSpec
 from jobworker.runtime import job_dir, wire
 from jobworker.runtime.inotify import Inotify
@@ -109,10 +109,14 @@ def bootstrap(
 class Worker:
     """The jobs below one state directory; at most one worker has it open at a time."""
 
-    def __init__(self, state: Path, launcher: LauncherClient, on_end: OnEnd | None) -> None:
+    def __init__(
+        self, state: Path, guard: int, launcher: LauncherClient, inotify: Inotify, on_end: OnEnd | None
+    ) -> None:
         """Use `Worker.open`."""
         self._jobs_dir = state / "jobs"
+        self._guard = guard
         self._launcher = launcher
+        self._inotify = inotify
         self._on_end = on_end
         self._jobs: dict[str, _Job] = {}
         self._starts = asyncio.Semaphore(_STARTS_AT_ONCE)
@@ -130,21 +134,18 @@ class Worker:
         """
         state = Path(state)
         (state / "jobs").mkdir(mode=0o700, parents=True, exist_ok=True)
-        guard = _claim(state)
-        try:
+        with contextlib.ExitStack() as on_failure:
+            guard = _claim(state)
+            on_failure.callback(os.close, guard)
             if launcher is None:
                 launcher = await asyncio.to_thread(LauncherClient.start, bootstrap(state))
-            worker = cls(state, launcher, on_end)
-        except BaseException:
-            os.close(guard)
-            raise
-        worker._guard = guard
-        worker._inotify = Inotify.open()
-        await worker._recover()
+                on_failure.callback(launcher.close)
+            inotify = Inotify.open()
+            on_failure.callback(inotify.close)
+            worker = cls(state, guard, launcher, inotify, on_end)
+            await worker._recover()
+            on_failure.pop_all()
         return worker
-
-    _guard: int
-    _inotify: Inotify
 
     async def close(self) -> None:
         """Lets go of everything; jobs run on."""
@@ -396,7 +397,10 @@ class Worker:
         self._jobs.pop(job.id, None)
 
     async def _conclude_without_monitor(self, job: "_Job") -> Ending:
-        directory = job_dir.open_directory(self._jobs_dir, job.id)
+        try:
+            directory = job_dir.open_directory(self._jobs_dir, job.id)
+        except FileNotFoundError:
+            return Ending(outcome=Lost("its directory was deleted"), ended_at=time.time())
         try:
             recorded = job_dir.read_outcome(directory)
             if recorded is not None:

@@ -12,6 +12,7 @@ from host import (
     eventually,
     job_groups,
     job_processes,
+    launcher_of,
     monitor_of,
     needs_root,
     process_status,
@@ -197,7 +198,7 @@ async def test_a_thousand_orphans_in_a_job_are_reaped(worker: Worker, programs: 
 
 async def test_groups_go_away_without_anyone_sleeping(worker: Worker, state: Path, tmp_path: Path) -> None:
     """P9. No process of ours calls a sleep, and none tries again and again to remove a group."""
-    [launcher] = descendants(worker._launcher.pid)
+    launcher = await launcher_of(worker)
     log = tmp_path / "trace"
     # What a job itself does is not ours: it is untraced from its exec on.
     tracer = strace(launcher, log, "-b", "execve", "-e", "trace=rmdir,nanosleep,clock_nanosleep")

@@ -13,6 +13,7 @@ from host import (
     eventually,
     job_groups,
     job_processes,
+    launcher_of,
     monitor_of,
     needs_root,
     process_status,
@@ -91,8 +92,12 @@ async def _base_line(worker: Worker, state: Path) -> dict[str, object]:
 
 
 async def _assert_as_before(worker: Worker, state: Path, before: dict[str, object]) -> None:
-    # The failure is told a moment before the monitor that told it is collected.
-    await eventually(lambda: len(descendants(worker._launcher.pid)) == 1)
+    # The failure is told a moment before the monitor that told it is collected, and the clean-up
+    # a moment before the launcher closes its channel.
+    await eventually(
+        lambda: len(descendants(worker._launcher.pid)) == 1
+        and _everything(worker, state)["their descriptors"] == before["their descriptors"]
+    )
     assert _everything(worker, state) == before
 
 
@@ -140,7 +145,7 @@ async def test_kill_9_of_the_launcher_at_any_step_does_not_stop_the_start(faulty
     """S6. From the fork of the monitor on nothing depends on it, and the keeper makes a new one."""
     for position in range(0, len(_steps(state)), 4):
         starting, job_id, child = await _start_and_wait_at(faulty, state, position)
-        [launcher] = [pid for pid in descendants(faulty._launcher.pid) if title(pid) == "jobworker-launcher"]
+        launcher = await launcher_of(faulty)
         os.kill(launcher, signal.SIGKILL)
         await eventually(lambda gone=launcher: process_status(gone) == {})  # type: ignore[misc]
         os.kill(child, signal.SIGCONT)

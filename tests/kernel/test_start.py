@@ -23,12 +23,12 @@ from host import (
     eventually,
     job_groups,
     job_processes,
+    launcher_of,
     monitor_of,
     needs_root,
     process_status,
     run_job,
     strace,
-    title,
 )
 
 from jobworker import ErrorCode, JobError, JobSpec, Limits, State, Worker
@@ -333,7 +333,7 @@ async def test_environment_values_arrive_byte_for_byte(worker: Worker) -> None:
 
 async def test_there_is_exactly_one_exec_and_no_shell(worker: Worker, tmp_path: Path) -> None:
     """S9."""
-    [launcher] = descendants(worker._launcher.pid)
+    launcher = await launcher_of(worker)
     log = tmp_path / "trace"
     tracer = strace(launcher, log, "-e", "trace=execve,execveat")
     try:
@@ -412,7 +412,7 @@ async def test_a_start_works_after_the_launcher_is_killed_again_and_again(worker
     jobs = []
     for _ in range(5):
         jobs.append(await worker.start(_SLEEP))
-        [launcher] = [pid for pid in descendants(worker._launcher.pid) if title(pid) == "jobworker-launcher"]
+        launcher = await launcher_of(worker)
         os.kill(launcher, signal.SIGKILL)
         await eventually(_wait_gone({launcher}))
     jobs.append(await worker.start(_SLEEP))

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 import select
+import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -281,10 +282,16 @@ class Cgroup:
         return event
 
     def kill(self) -> None:
-        """SIGKILL to every process in the group, atomically, where a v2 tree can do it."""
-        if self._v2 is not None:
-            with contextlib.suppress(FileNotFoundError):
+        """SIGKILL to every process in the group: all at once where a v2 tree can do it, else each."""
+        try:
+            if self._v2 is not None:
                 _write(f"{self._v2}/cgroup.kill", "1")
+                return
+        except FileNotFoundError:
+            pass  # no such group, or Linux before 5.14
+        for _, path in self._places:
+            for pid in _read_or_empty(f"{path}/cgroup.procs").split():
+                _kill_member(pid, f"{path}/cgroup.procs")
 
     def wait_empty(self, timeout: float = _REMOVE_TIMEOUT) -> None:
         """Returns when no process is in the group any more, told by the kernel; TimeoutError."""
@@ -399,6 +406,22 @@ def _hand_down(path: str, controllers: Sequence[str]) -> None:
             # A controller that cannot be handed down is missed by the job that needs it, by name.
             with contextlib.suppress(OSError):
                 _write(f"{path}/cgroup.subtree_control", f"+{name}")
+
+
+def _kill_member(pid: str, members: str) -> None:
+    """Kills one process of a group, and never a stranger to whom its number has passed meanwhile."""
+    try:
+        process = os.pidfd_open(int(pid))
+    except ProcessLookupError:
+        return
+    try:
+        # Held by the descriptor, so that what is a member now is what is killed.
+        if pid in _read_or_empty(members).split():
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    finally:
+        os.close(process)
 
 
 def _is_delegated(path: str) -> bool:

@@ -148,7 +148,7 @@ class Launcher:
             raise JobError(ErrorCode.INVALID_ARGUMENT, "not a job id")
         job_dir.check_directory(directory, self._bootstrap.service_uid)
         spec = job_dir.read_request(directory).spec
-        disk = block_device.disk_of(spec.limits.io_device or "/", self._mountinfo) if spec.limits.limits_io() else None
+        disk = self._disk_of(spec.limits.io_device or "/") if spec.limits.limits_io() else None
         group = self._cgroups.group(job_id)
         lease = self._uids.lease()
         try:
@@ -191,6 +191,14 @@ class Launcher:
             # The launcher of an earlier server has removed the parent groups on its way out.
             self._cgroups.prepare()
             group.create()
+
+    def _disk_of(self, path: str) -> str:
+        """The disk behind a path that a user has named, looked up with the server's rights and not with root's."""
+        linux.set_file_system_ids(self._bootstrap.service_uid, self._bootstrap.service_gid)
+        try:
+            return block_device.disk_of(path, self._mountinfo)
+        finally:
+            linux.set_file_system_ids(0, 0)
 
     def _floor(self, lease: UidLease) -> int:
         """The uid for a job, checked once more where it is given out: never root, never the server's."""

@@ -154,9 +154,9 @@ class Monitor:
             self._register(pipe.fd, partial(self._read_output, pipe))
         self._register(self._wakeup, self._on_child)
         self._register(self._listener, self._accept)
-        oom = self._job.cgroup.watch_oom() if self._job.spec.limits.memory is not None else None
-        if oom is not None:
-            self._register(self._keep(oom), partial(self._on_oom, oom))
+        self._oom = self._job.cgroup.watch_oom() if self._job.spec.limits.memory is not None else None
+        if self._oom is not None:
+            self._register(self._keep(self._oom), partial(self._on_oom, self._oom))
         self._add_channel(self._job.channel)
 
     def _register(self, fd: int, handler: Callable[[], None]) -> None:
@@ -400,6 +400,8 @@ class Monitor:
                 self._on_program_end(status)
 
     def _on_program_end(self, status: int) -> None:
+        if self._oom is not None:
+            self._on_oom(self._oom)  # it came first: a program may end because its child was killed
         if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL and self._job.cgroup.oom_kills():
             self._happens(LimitReached(OomKilled()))
         if os.WIFSIGNALED(status):
