@@ -110,7 +110,7 @@ class Bench:
         """The times of `runs` runs of the floor; the first ones, which warm up, are not in it."""
         warm_up = 2 if concurrency == 1 else 0
         command = [FLOOR, str(runs + warm_up), str(concurrency), self.base]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, start_new_session=True)
         if done.returncode:
             sys.exit(done.stderr.strip() or "bench: the floor failed")
         times = [float(line) / 1e6 for line in done.stdout.split()][warm_up:]
@@ -148,9 +148,8 @@ class Server:
     """A jobworkerd of its own, in a process of its own, with a client in this one."""
 
     def __init__(self, bench: Bench, state: Path) -> None:
-        self._bench = bench
         self.state = state
-        self._log = (bench.directory() / "log").open("w+")
+        self._log = bench.directory() / "log"
         self._process: subprocess.Popen[str] | None = None
 
     @classmethod
@@ -162,9 +161,11 @@ class Server:
         try:
             server.start()
             yield server
-            asyncio.run(server._end_all_jobs())
         finally:
-            server.stop()
+            try:
+                asyncio.run(server._end_all_jobs())
+            finally:
+                server.stop()
 
     def _command(self, *arguments: object) -> None:
         program = [sys.executable, "-m", "jobworker.daemon.main", *map(str, arguments)]
@@ -175,24 +176,28 @@ class Server:
     def start(self) -> float:
         """The seconds until it is ready."""
         begin = time.perf_counter()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "jobworker.daemon.main", "serve", "--config", self.state / "jobworker.toml"],
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-            cwd="/",
-        )
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "jobworker.daemon.main", "serve", "--config", self.state / "jobworker.toml"],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                cwd="/",
+                start_new_session=True,  # Ctrl-C is for the bench, which then ends jobs and server
+            )
         assert self._process.stdout is not None
         if not self._process.stdout.readline().startswith("ready"):
-            self._log.seek(0)
-            sys.exit(f"bench: jobworkerd did not start: {self._log.read()}")
+            sys.exit(f"bench: jobworkerd did not start: {self._log.read_text()}")
         return time.perf_counter() - begin
 
     def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(20)
-            self._process = None
+            try:
+                self._process.wait(20)
+            finally:
+                self._process.kill()
+                self._process = None
 
     @property
     def pid(self) -> int:
@@ -207,9 +212,11 @@ class Server:
         return JobClient.connect(Context.load(self.context_directory))
 
     async def _end_all_jobs(self) -> None:
+        if self._process is None:
+            self.start()
         async with self.client() as client:
             unfinished = [job async for job in jobs(client, State.PENDING, State.RUNNING)]
-            await at_once(16, [lambda job=job: client.stop(job.id) for job in unfinished])
+            await at_once(16, [lambda job=job: client.remove(job.id, force=True) for job in unfinished])
 
 
 async def jobs(client: JobClient, *states: State) -> AsyncIterator[Job]:
@@ -281,10 +288,12 @@ def timed_program(command: Sequence[str]) -> Batch:
     def run() -> object:
         return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True)
 
-    async def run_in_line() -> None:  # a thread or asyncio's own subprocesses would make the peer slower
-        run()
+    # In line, since a thread or asyncio's subprocesses would make the other program slower.
+    return timed(lambda: _done(run()))
 
-    return timed(run_in_line)
+
+async def _done(result: object) -> object:
+    return result
 
 
 def floor_batches(bench: Bench) -> Batch:
@@ -337,7 +346,7 @@ async def library_16(bench: Bench) -> Row:
 async def grpc_serial(bench: Bench, server: Server) -> Row:
     async with server.client() as client:
         own, floor = await in_turns(bench.choose(6, 20), 40, timed(client_run(client)), floor_batches(bench))
-    return ratio_row("gRPC, one job after another", own, "floor", floor, 3.5)
+    return ratio_row("gRPC, one client in this process", own, "floor", floor, 3.5)
 
 
 async def grpc_16(bench: Bench, server: Server) -> Row:

@@ -14,6 +14,7 @@ from jobworker import Worker
 
 PROGRAMS = Path(__file__).parent / "programs"
 
+
 def _resources() -> dict[str, object]:
     return {
         "descriptors": sorted(os.listdir("/proc/self/fd")),

@@ -49,6 +49,7 @@ from jobworker.runtime.output_log import BOTH, OUTPUT, Blocked, Chunk, OutputRea
 MAX_CHUNK: Final = 256 * 1024
 _STARTS_AT_ONCE: Final = 64  # what the launcher's queue holds with room to spare
 _USAGE_TIMEOUT: Final = 0.5
+_MAX_NAME: Final = 255
 _ENDED_FILES: Final = (job_dir.SPEC, job_dir.OUTCOME)
 #: What reading a job's files raises when a crash, or another release, has left them otherwise than we write them.
 _DAMAGE: Final = (ValueError, KeyError, TypeError, JobError)
@@ -192,6 +193,8 @@ class Worker:
         many seconds. JOB_NOT_RUNNING when the job ended by itself before the stop could end it.
         """
         _check_signal(signal_number)
+        if len(by) > _MAX_NAME:
+            raise invalid("by", by, f"at most {_MAX_NAME} characters")
         if not grace >= 0:  # NaN is not either
             raise invalid("grace", grace, "0 or more seconds")
         job = self._find(job_id)

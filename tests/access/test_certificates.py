@@ -78,7 +78,7 @@ def certificate(
     if authority is not None:
         builder = builder.add_extension(x509.BasicConstraints(authority, None), critical=True)
     if signs is not None:
-        usage = x509.KeyUsage(signs, False, True, False, False, certifies, False, False, False)  # noqa: FBT003
+        usage = x509.KeyUsage(signs, False, True, False, False, certifies, False, False, False)
         builder = builder.add_extension(usage, critical=True)
     if purposes:
         builder = builder.add_extension(x509.ExtendedKeyUsage(list(purposes)), critical=False)

@@ -95,8 +95,10 @@ async def _assert_as_before(worker: Worker, state: Path, before: dict[str, objec
     # The failure is told a moment before the monitor that told it is collected, and the clean-up
     # a moment before the launcher closes its channel.
     await eventually(
-        lambda: len(descendants(worker._launcher.pid)) == 1
-        and _everything(worker, state)["their descriptors"] == before["their descriptors"]
+        lambda: (
+            len(descendants(worker._launcher.pid)) == 1
+            and _everything(worker, state)["their descriptors"] == before["their descriptors"]
+        )
     )
     assert _everything(worker, state) == before
 
