@@ -17,7 +17,7 @@ _MAX_CPU: Final = 4096.0
 _MIN_CPU: Final = 0.01  # the kernel's shortest quota: 1 ms in a period of 100 ms
 _MAX_PIDS: Final = 4_194_304  # PID_MAX_LIMIT, include/linux/threads.h
 _MAX_TIMEOUT: Final = 10 * 365 * 86400.0
-_MAX_LABELS: Final = 64
+MAX_LABELS: Final = 64
 _MAX_WORDS: Final = 65_536
 _MAX_WORDS_SIZE: Final = 2 * MiB  # of the kernel too, with the stack limit that jobs have; execve(2)
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -246,7 +246,7 @@ def _check_size(args: Sequence[str], env: Mapping[str, str]) -> None:
 
 
 def _check_labels(labels: Mapping[str, str]) -> None:
-    _check_count("labels", len(labels), _MAX_LABELS)
+    _check_count("labels", len(labels), MAX_LABELS)
     for key, value in labels.items():
         if not _matches(_LABEL_KEY, key):
             raise invalid("labels", key, "keys of up to 63 letters, digits, _ . / and -")

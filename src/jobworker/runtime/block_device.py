@@ -8,7 +8,7 @@ import os
 import stat
 from pathlib import Path
 
-from jobworker.core.errors import ErrorCode, JobError
+from jobworker.core.errors import ErrorCode, JobError, quoted
 
 _SYSFS = Path("/sys/dev/block")
 
@@ -21,9 +21,9 @@ def disk_of(path: str, mountinfo: str, sysfs: Path = _SYSFS) -> str:
     try:
         status = os.stat(path)
     except OSError as error:
-        raise JobError(ErrorCode.INVALID_ARGUMENT, f"io_device: the server has no path {path!r}") from error
+        raise JobError(ErrorCode.INVALID_ARGUMENT, f"io_device: the server has no path {quoted(path)}") from error
     if stat.S_ISCHR(status.st_mode):
-        raise JobError(ErrorCode.INVALID_ARGUMENT, f"io_device: {path!r} is a character device, not a disk")
+        raise JobError(ErrorCode.INVALID_ARGUMENT, f"io_device: {quoted(path)} is a character device, not a disk")
     device = status.st_rdev if stat.S_ISBLK(status.st_mode) else status.st_dev
     return disk_behind(device, path, mountinfo, sysfs)
 
@@ -52,7 +52,7 @@ def _source_of(device: int, path: str, mountinfo: str) -> int:
                     return status.st_rdev
     raise JobError(
         ErrorCode.UNSUPPORTED,
-        f"io limits: {path!r} is on a file system without a disk of its own ({kind}); "
+        f"io limits: {quoted(path)} is on a file system without a disk of its own ({kind}); "
         "name a disk or a path on one with io_device",
     )
 
@@ -60,7 +60,7 @@ def _source_of(device: int, path: str, mountinfo: str) -> int:
 def _whole_disk(number: str, path: str, sysfs: Path) -> str:
     entry = (sysfs / number).resolve()
     if not entry.is_dir():
-        raise JobError(ErrorCode.UNSUPPORTED, f"io limits: the kernel knows no disk behind {path!r}")
+        raise JobError(ErrorCode.UNSUPPORTED, f"io limits: the kernel knows no disk behind {quoted(path)}")
     if (entry / "partition").exists():
         entry = entry.parent
     return (entry / "dev").read_text().strip()

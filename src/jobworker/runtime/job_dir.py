@@ -5,6 +5,7 @@ socket · `lock` held by the monitor for life · `outcome.json` how it ended, wr
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -194,7 +195,10 @@ def remove_files(directory: int) -> None:
 
 
 def _read(directory: int, name: str) -> bytes:
-    with open(os.open(name, _READ, dir_fd=directory), "rb") as file:
+    # Whoever reads may have more rights than the owner of the directory: nothing in it can make them wait.
+    with open(os.open(name, _READ | os.O_NONBLOCK, dir_fd=directory), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise PermissionError(errno.EPERM, "not a regular file")
         return file.read(_MAX_SPEC)
 
 

@@ -5,6 +5,7 @@ call's name. Numbers above 423 are the same on every architecture; man 2 of each
 """
 
 import ctypes
+import errno
 import fcntl
 import os
 import platform
@@ -63,6 +64,18 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _CAPABILITY_VERSION_3: Final = 0x20080522
 _NR_CAPSET: Final = {"x86_64": 126, "aarch64": 91}.get(platform.machine(), -1)
+
+# keyctl(2): linux/keyctl.h
+_NR_KEYCTL: Final = {"x86_64": 250, "aarch64": 219}.get(platform.machine(), -1)
+_KEYCTL_GET_KEYRING_ID: Final = 0
+_KEYCTL_JOIN_SESSION_KEYRING: Final = 1
+_KEYCTL_CLEAR: Final = 7
+_KEY_SPEC_USER_KEYRING: Final = -4
+
+# rt_sigaction(2): the two signals that libc keeps for itself and refuses to name
+LIBC_SIGNALS: Final = (32, 33)
+_NR_RT_SIGACTION: Final = {"x86_64": 13, "aarch64": 134}.get(platform.machine(), -1)
+_SIGNAL_SET_SIZE: Final = 8
 
 # Network interfaces, see netdevice(7).
 _SIOCSIFFLAGS: Final = 0x8914
@@ -158,9 +171,31 @@ def clear_capabilities() -> None:
     _check(_libc.syscall(_NR_CAPSET, header, bytes(24)), "capset")
 
 
+def leave_keyrings() -> None:
+    """An empty session keyring of the caller's own, and nothing left in the one of its uid.
+
+    Keyrings belong to no namespace: sessions are inherited, and what a uid has outlives its
+    processes; keyrings(7). Where there are no keys, or nobody may use them, nothing is to be done.
+    """
+    try:
+        _check(_libc.syscall(_NR_KEYCTL, _KEYCTL_JOIN_SESSION_KEYRING, None), "keyctl(JOIN_SESSION_KEYRING)")
+    except OSError as error:
+        if error.errno not in {errno.ENOSYS, errno.EPERM}:
+            raise
+        return
+    if _libc.syscall(_NR_KEYCTL, _KEYCTL_GET_KEYRING_ID, _KEY_SPEC_USER_KEYRING, 0) > 0:
+        _check(_libc.syscall(_NR_KEYCTL, _KEYCTL_CLEAR, _KEY_SPEC_USER_KEYRING), "keyctl(CLEAR)")
+
+
 def set_parent_death_signal(signal: int) -> None:
     """The kernel sends `signal` to this process when its parent ends."""
     _prctl(_PR_SET_PDEATHSIG, signal)
+
+
+def restore_default_signal(number: int) -> None:
+    """Gives a signal its default disposition, also one that libc hides; some parents leave those ignored."""
+    default = bytes(32)  # struct kernel_sigaction with SIG_DFL, which is 0
+    _check(_libc.syscall(_NR_RT_SIGACTION, number, default, None, _SIGNAL_SET_SIZE), "rt_sigaction")
 
 
 def become_subreaper() -> None:

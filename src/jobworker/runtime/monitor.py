@@ -14,6 +14,8 @@ import select
 import signal
 import socket
 import struct
+import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -368,12 +370,13 @@ class Monitor:
     def _drain(self) -> None:
         """Everything that dead processes have written is on disk on return.
 
-        Up to "nothing now", not up to the end: a stranger to whom the job passed the other end of
-        a pipe would keep it open for ever.
+        What is in the pipes now, not up to their end: a stranger to whom the job passed the other
+        end of a pipe could keep it open, and write to it, for ever.
         """
         for pipe in self._pipes.values():
-            while self._read_once(pipe) > 0:
-                pass
+            waiting = _size_waiting(pipe.fd)
+            while waiting > 0 and (size := self._read_once(pipe)) > 0:
+                waiting -= size
         for pipe in self._pipes.values():
             os.close(pipe.fd)
         self._pipes = {}
@@ -520,6 +523,11 @@ class _Pipe:
             return True
         self._tokens -= 1
         return False
+
+
+def _size_waiting(pipe: int) -> int:
+    """How many bytes can be read from a pipe at once."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def _do_nothing(*_: object) -> None:

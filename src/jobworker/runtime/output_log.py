@@ -193,11 +193,14 @@ class OutputReader:
             # A newline that ends the output ends its last line and begins no other.
             place = len(block) - 1 if at_the_end and block.endswith(b"\n") else len(block)
             at_the_end = False
-            while (place := block.rfind(b"\n", 0, place)) >= 0:
-                missing -= 1
-                if not missing:
-                    self.seek(offset + place + 1)
-                    return
+            # Counted at once: a step for every line would keep everybody waiting.
+            if (count := block.count(b"\n", 0, place)) < missing:
+                missing -= count
+                continue
+            for _ in range(missing):
+                place = block.rfind(b"\n", 0, place)
+            self.seek(offset + place + 1)
+            return
         self.seek(begin)
 
     def read(self, max_bytes: int, *, may_block: bool = True) -> Chunk | None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from jobworker.core.lifecycle import Ended, Pending, Phase, Running, State, state_of
 from jobworker.core.outcome import Ending
-from jobworker.core.spec import JobSpec
+from jobworker.core.spec import JobSpec, MiB
 
 
 class Desired(Enum):
@@ -103,6 +103,8 @@ _SELECT: Final = f"SELECT sequence, {_NAMED} FROM jobs"  # noqa: S608 - constant
 # The very words of the partial index: SQLite uses it for a query that says the same.
 _UNFINISHED: Final = "state IN ('PENDING', 'RUNNING')"
 _NEWEST: Final = (1 << 63) - 1  # no sequence number is larger
+_PAGE_SPACE: Final = 2 * MiB  # characters of specs on one page: any number of such pages fits into a message each
+_SPEC: Final = 1 + _COLUMNS.index("spec")
 
 
 def insert(connection: sqlite3.Connection, record: JobRecord) -> None:
@@ -177,11 +179,16 @@ def select(connection: sqlite3.Connection, wanted: JobFilter, after: int | None,
     """At most `limit` jobs of a filter, newest first, behind `after`, the page before's `next_after`.
 
     A job that is there all the while is on exactly one page, whatever is added or removed
-    between the pages.
+    between the pages. A page with long specs is shorter, and has one job at least.
     """
-    rows = connection.execute(*page_query(wanted, after, limit)).fetchall()
-    shown = rows[:limit]
-    return Page(tuple(_from_row(row) for row in shown), shown[-1][0] if len(rows) > limit else None)
+    shown: list[tuple[Any, ...]] = []
+    room = _PAGE_SPACE
+    for row in connection.execute(*page_query(wanted, after, limit)):
+        room -= len(row[_SPEC])
+        if shown and (len(shown) == limit or room < 0):
+            return Page(tuple(map(_from_row, shown)), shown[-1][0])
+        shown.append(row)
+    return Page(tuple(map(_from_row, shown)), None)
 
 
 def page_query(wanted: JobFilter, after: int | None, limit: int) -> tuple[str, list[Any]]:

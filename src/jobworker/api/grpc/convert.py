@@ -25,7 +25,7 @@ from jobworker.core.outcome import (
     TimedOut,
     Usage,
 )
-from jobworker.core.spec import JobSpec, Limits, Network, OnOutputLimit
+from jobworker.core.spec import MAX_LABELS, JobSpec, Limits, Network, OnOutputLimit
 from jobworker.runtime.output_log import BOTH, Chunk, Stream
 from jobworker.service import JobView, OutputEnd, OutputRequest
 from jobworker.store.jobs import JobFilter
@@ -118,6 +118,8 @@ def output_request_from(message: pb2.StreamRequest) -> OutputRequest:
 
 def filter_from(message: pb2.ListRequest) -> JobFilter:
     """Which jobs a list is to show."""
+    if len(message.labels) > MAX_LABELS:
+        raise invalid("labels", len(message.labels), f"at most {MAX_LABELS} of them")
     return JobFilter(
         owner=message.owner or None,
         states=frozenset(_known(_STATE_OF, state, "states") for state in message.states),
@@ -185,6 +187,14 @@ def job_message(view: JobView) -> pb2.Job:
                 message.exit_code = ending.outcome.code
         case underway:
             message.started_at.CopyFrom(_timestamp(underway.started_at))
+    return message
+
+
+def listed_job_message(view: JobView) -> pb2.Job:
+    """A job as lists show it: with the names of its environment and without the values, which may be secrets."""
+    message = job_message(view)
+    for name in message.spec.env:
+        message.spec.env[name] = b""
     return message
 
 

@@ -1,5 +1,6 @@
 """The gRPC door: each RPC identifies, calls the service, and maps errors, all in one place."""
 
+import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -154,7 +155,7 @@ class _Rpcs(pb2_grpc.JobWorkerServicer):
             convert.page_size_from(request),
         )
         return pb2.ListResponse(
-            jobs=[convert.job_message(view) for view in views], next_page_token=convert.token_of(after)
+            jobs=[convert.listed_job_message(view) for view in views], next_page_token=convert.token_of(after)
         )
 
     async def Wait(self, request: pb2.WaitRequest, context: Context) -> pb2.WaitResponse:
@@ -213,6 +214,8 @@ class _Door(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
             except grpc.aio.AbortError:
                 raise
             except Exception:  # noqa: BLE001 - the RPC boundary: nothing unexpected is echoed to a caller
+                if context.done():
+                    raise asyncio.CancelledError from None  # what broke is the connection of a caller who is gone
                 failure = _unexpected()
             return await _abort(context, failure)
 
