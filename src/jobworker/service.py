@@ -20,7 +20,7 @@ from jobworker.access.policy import Action, is_allowed
 from jobworker.access.principal import Principal, Role
 from jobworker.core.errors import ErrorCode, JobError, invalid
 from jobworker.core.job_id import check_job_id, new_job_id
-from jobworker.core.lifecycle import Ended, Finished, Phase, Running, State, Stopping, advance
+from jobworker.core.lifecycle import Ended, Finished, Pending, Phase, Running, State, Stopping, advance
 from jobworker.core.outcome import Ending, Lost, Outcome, OutputTotals, Usage
 from jobworker.core.spec import JobSpec, Network
 from jobworker.recovery import DeclareLost, Facts, judge
@@ -440,7 +440,8 @@ class Service:
         if isinstance(status.phase, Ended):
             await self._on_end(status)
             return
-        self._update(status)
+        if not isinstance(status.phase, Pending):  # else its monitor has not answered yet, and the record knows better
+            self._update(status)
         if record.desired is Desired.STOP and not isinstance(status.phase, Stopping):
             # The stop was on record when the server died, and has not reached the monitor.
             task = asyncio.create_task(self._finish_stop(record.id))

@@ -50,6 +50,7 @@ MAX_CHUNK: Final = 96 * 1024  # larger ones cost more: from 128 KiB on malloc ma
 _STARTS_AT_ONCE: Final = 64  # what the launcher's queue holds with room to spare
 _TAILS_AT_ONCE: Final = 2  # the other threads are for those who read on
 _USAGE_TIMEOUT: Final = 0.5
+_ADOPTION_TIMEOUT: Final = 1.0
 _MAX_NAME: Final = 255
 _ENDED_FILES: Final = (job_dir.SPEC, job_dir.OUTCOME)
 #: What reading a job's files raises when a crash, or another release, has left them otherwise than we write them.
@@ -471,8 +472,10 @@ class Worker:
             return
         channel.setblocking(False)
         job.attach(channel, self._on_finished)
-        with contextlib.suppress(JobError):
-            await job.wait_answer()
+        # A monitor that does not answer, as when its disk hangs, keeps no other job waiting.
+        with contextlib.suppress(JobError, TimeoutError):
+            async with asyncio.timeout(_ADOPTION_TIMEOUT):
+                await job.wait_answer()
 
     async def _forget_unlaunched(self, job: "_Job") -> bool:
         """Leaves nothing of a start that the server's end cut short before a monitor had made its files."""

@@ -292,3 +292,16 @@ def test_a_spec_that_cannot_be_is_an_invalid_argument(message: pb2.JobSpec) -> N
     with pytest.raises(JobError) as refused:
         convert.spec_from(over_the_wire(message), DEFAULTS)
     assert refused.value.code is ErrorCode.INVALID_ARGUMENT
+
+
+def test_a_filter_with_more_labels_than_a_job_can_have_is_an_invalid_argument() -> None:
+    message = pb2.ListRequest(labels={str(number): "" for number in range(65)})
+    with pytest.raises(JobError, match="labels: 65 is not valid"):
+        convert.filter_from(message)
+
+
+def test_a_list_shows_the_names_of_the_environment_without_the_values() -> None:
+    record = JobRecord(
+        id=new_job_id(), owner="alice", spec=JobSpec(program="true", env={"A": "secret"}), created_at=1.0, node="n"
+    )
+    assert dict(convert.listed_job_message(JobView.of(record)).spec.env) == {"A": b""}

@@ -136,3 +136,9 @@ def test_what_is_no_disk_and_no_path_is_an_invalid_argument(path: str) -> None:
     with pytest.raises(JobError, match="io_device") as refused:
         disk_of(path, "")
     assert refused.value.code is ErrorCode.INVALID_ARGUMENT
+
+
+def test_a_path_of_any_length_is_cut_short_in_the_answer() -> None:
+    with pytest.raises(JobError) as refused:
+        disk_of("/" + "a" * 100_000, "")
+    assert len(refused.value.message) < 200

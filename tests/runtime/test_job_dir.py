@@ -210,3 +210,10 @@ def test_a_request_is_checked_again_when_it_is_read(jobs: Path, job_id: str, dir
     (jobs / job_id / "spec.json").write_text(json.dumps(document))
     with pytest.raises(JobError, match="uid"):
         job_dir.read_request(directory)
+
+
+def test_a_request_that_is_no_file_keeps_nobody_waiting(jobs: Path, job_id: str, directory: int) -> None:
+    (jobs / job_id / job_dir.SPEC).unlink()
+    os.mkfifo(jobs / job_id / job_dir.SPEC)
+    with pytest.raises(PermissionError, match="not a regular file"):
+        job_dir.read_request(directory)

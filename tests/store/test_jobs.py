@@ -222,3 +222,13 @@ def test_a_list_is_the_same_through_the_database(database: Database, make_record
     record = make_record(labels={"env": "a"})
     database.write_now(partial(jobs.insert, record=record))
     assert database.read(lambda c: jobs.select(c, JobFilter(labels={"env": "a"}), None, 1)).jobs == (record,)
+
+
+def test_pages_with_long_specs_are_short_and_leave_nothing_out(fresh_tables, make_record):
+    with fresh_tables() as connection:
+        made = [make_record(spec=JobSpec(program="true", args=("x" * 700_000,))) for _ in range(7)]
+        for record in made:
+            jobs.insert(connection, record)
+        shown = list(pages(connection, JobFilter(), 100))
+        assert [len(page) for page in shown] == [2, 2, 2, 1]
+        assert [job.id for page in shown for job in page] == [record.id for record in reversed(made)]

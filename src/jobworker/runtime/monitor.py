@@ -51,6 +51,7 @@ from jobworker.runtime.output_log import OutputWriter, Stream
 
 _PIPE_SIZE: Final = 64 * 1024  # what a pipe holds by default; pipe(7)
 _BIG_PIPE: Final = MiB
+_HEAVY_OUTPUT: Final = MiB  # from so much on a program gets a bigger pipe, and the disk fewer, larger writes
 _BATCH_BELOW: Final = 4096  # smaller reads are collected when there are very many of them
 _SMALL_READS: Final = 128  # as many in a row before collecting, and as many a second and a millisecond later
 _COLLECT_SECONDS: Final = 0.001
@@ -333,9 +334,10 @@ class Monitor:
         """Moves what the pipe holds to disk."""
         for _ in range(_DRAIN_LIMIT):
             size = self._read_once(pipe)
-            if size < len(self._buffer):
+            if size == len(self._buffer) or (not pipe.is_big and self._log.end > _HEAVY_OUTPUT):
+                self._grow(pipe)
+            if size < _PIPE_SIZE:
                 break
-            self._grow(pipe)
         if size < 0:
             return
         if size == 0:

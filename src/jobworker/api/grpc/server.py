@@ -213,9 +213,9 @@ class _Door(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
                 failure = error
             except grpc.aio.AbortError:
                 raise
+            except grpc.aio.InternalError:
+                raise asyncio.CancelledError from None  # nothing can be sent any more: the caller is gone
             except Exception:  # noqa: BLE001 - the RPC boundary: nothing unexpected is echoed to a caller
-                if context.done():
-                    raise asyncio.CancelledError from None  # what broke is the connection of a caller who is gone
                 failure = _unexpected()
             return await _abort(context, failure)
 

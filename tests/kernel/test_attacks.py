@@ -1,0 +1,79 @@
+"""What a hostile job, or a stuck part of the service, has tried and must not get."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+from host import JOB_PYTHON, monitor_of, needs_root, run_job
+
+from jobworker import JobSpec, Network, State, Worker
+from jobworker.runtime.launcher_client import LauncherClient
+from jobworker.worker import bootstrap
+
+pytestmark = needs_root
+
+#: add_key(2) and keyctl(2) on x86_64 and aarch64: finds a key, then leaves one, in the session's and the uid's keyring.
+_KEYS = """
+import ctypes, platform
+call = ctypes.CDLL(None).syscall
+add_key, keyctl = {"x86_64": (248, 250), "aarch64": (217, 219)}[platform.machine()]
+for keyring in (-3, -4):
+    print(call(keyctl, 10, keyring, b"user", b"jobworker-test", 0) > 0)
+    call(add_key, b"user", b"jobworker-test", b"secret", 6, keyring)
+    print(call(keyctl, 10, keyring, b"user", b"jobworker-test", 0) > 0)
+"""
+_STRANGER = """
+import os, socket, sys
+if sys.argv[1] == "hold":
+    server = socket.socket(socket.AF_UNIX)
+    server.bind("\\0" + sys.argv[2])
+    server.listen()
+    print("ready", flush=True)
+    [pipe] = socket.recv_fds(server.accept()[0], 1, 1)[1]
+    while True:
+        os.write(pipe, bytes(65536))
+peer = socket.socket(socket.AF_UNIX)
+peer.connect("\\0" + sys.argv[2])
+socket.send_fds(peer, [b"x"], [1])
+"""
+
+
+def _python(code: str, *args: str, network: Network = Network.NONE) -> JobSpec:
+    return JobSpec(program=JOB_PYTHON, args=("-c", code, *args), network=network)
+
+
+async def test_a_job_finds_no_key_of_the_job_that_had_its_uid_before(state: Path) -> None:
+    launcher = await asyncio.to_thread(LauncherClient.start, bootstrap(state, uids=(265_000, 265_000)))
+    async with await Worker.open(state, launcher=launcher) as worker:
+        for _ in range(2):
+            job, output = await run_job(worker, _python(_KEYS))
+            assert job.sandbox["uid"] == "265000"
+            assert output.split() == [b"False", b"True"] * 2
+            await worker.remove(job.id)
+
+
+async def test_a_stranger_who_writes_for_ever_to_a_jobs_output_does_not_keep_it_from_ending(worker: Worker) -> None:
+    name = f"jobworker-test-{os.getpid()}"
+    holder = await worker.start(_python(_STRANGER, "hold", name, network=Network.HOST))
+    await anext(worker.output(holder.id))
+    giver = await worker.start(_python(_STRANGER, "give", name, network=Network.HOST))
+    assert (await worker.wait(giver.id, timeout=10)).state is State.COMPLETED
+
+
+async def test_a_monitor_that_does_not_answer_keeps_no_server_from_starting(state: Path) -> None:
+    sleep = JobSpec(program="sleep", args=("1000",))
+    async with await Worker.open(state) as worker:
+        stuck, well = await worker.start(sleep), await worker.start(sleep)
+    monitor = monitor_of(stuck.id)
+    os.kill(monitor, signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(10):
+            worker = await Worker.open(state)
+        assert (await worker.status(well.id)).state is State.RUNNING
+    finally:
+        os.kill(monitor, signal.SIGCONT)
+    async with worker:
+        for job in (stuck, well):
+            assert (await worker.stop(job.id)).state is State.STOPPED
+            await worker.remove(job.id)
