@@ -334,3 +334,11 @@ def test_the_console_scripts_are_what_is_tested_here():
             pytest.skip(f"{name} is not installed beside {sys.executable}")
         told = subprocess.run([script, "version"], capture_output=True, text=True, check=False, timeout=30)
         assert (told.returncode, told.stdout.split()[0]) == (0, name)
+
+
+def test_a_stdout_that_is_full_or_closed_is_no_fault_of_jobctl(daemon, sleeper):
+    with open("/dev/full", "w") as full:
+        refused = daemon.jobctl("list", stdout=full, stderr=subprocess.PIPE, capture_output=False)
+    assert (refused.returncode, refused.stderr) == (125, "jobctl: cannot write the output: No space left on device\n")
+    command = ["sh", "-c", 'exec "$@" >&-', "sh", *daemon.jobctl_command("list")]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0

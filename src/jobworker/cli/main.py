@@ -24,6 +24,7 @@ from jobworker.cli.options import ContextOption
 from jobworker.core.errors import ErrorCode, JobError
 
 _OUR_FAILURE: Final = 125
+_STDERR: Final = 2
 _EXIT_CODES: Final = {
     ErrorCode.INVALID_ARGUMENT: 2,
     ErrorCode.PROGRAM_NOT_EXECUTABLE: 126,
@@ -100,6 +101,7 @@ def main() -> None:
     """Runs jobctl with the arguments of this process and exits."""
     # The transport's own log would only repeat, in its words, what our messages say.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    _occupy_standard_descriptors()
     if "_JOBCTL_COMPLETE" in os.environ:
         from typer._completion_classes import completion_init  # noqa: PLC0415 - only the shell asks for it
 
@@ -112,6 +114,17 @@ def main() -> None:
         code = 128 + signal.SIGINT
     # Connections are closed and output is flushed; taking the interpreter apart would only cost time.
     os._exit(code)
+
+
+def _occupy_standard_descriptors() -> None:
+    """A stream that the caller has closed leads nowhere, and never into a connection that got its number."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        pass
+    os.close(fd)
+    sys.stdin, sys.stdout, sys.stderr = (
+        stream or open(fd, mode, closefd=False)  # noqa: SIM115 - for the life of the process
+        for fd, (stream, mode) in enumerate(((sys.stdin, "r"), (sys.stdout, "w"), (sys.stderr, "w")))
+    )
 
 
 def _jobctl() -> Any:
@@ -182,6 +195,11 @@ def _exit_code(act: Callable[[], int | None]) -> int:
         # Python flushes stdout once more on its way out, which must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        # What else is read or written has its errors told where it is; this is a full disk, as a rule.
+        say(f"cannot write the output: {error.strerror}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _OUR_FAILURE
     except Interrupted as interruption:
         return 128 + interruption.signal
     except JobError as error:

@@ -72,8 +72,8 @@ def _prepare_process() -> None:
     os.setsid()
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_DFL)
-    for number in linux.LIBC_SIGNALS:
-        linux.restore_default_signal(number)  # posix_spawn, and so make, leaves one of them ignored
+    for hidden in linux.LIBC_SIGNALS:
+        linux.restore_default_signal(hidden)  # posix_spawn, and so make, leaves one of them ignored
     # The server decides when the launcher ends, by closing the socket; a terminal does not.
     # Handlers that do nothing, since exec resets a handler and keeps an ignored signal ignored.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):

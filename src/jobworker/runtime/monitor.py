@@ -176,10 +176,6 @@ class Monitor:
         """Runs the job to its end and leaves the process."""
         status = 70
         try:
-            linux.set_process_title(f"jobworker-monitor {self._job.job_id}")
-            os.setsid()
-            # The server's terminal and pipes must not stay open as long as the job runs; 1 is /dev/null.
-            os.dup2(1, 2)
             try:
                 self._start()
             except StartError as failure:
@@ -196,12 +192,13 @@ class Monitor:
 
     def _start(self) -> None:
         """Returns when the program runs; StartError when it does not."""
-        signal.signal(signal.SIGCHLD, _do_nothing)
-        signal.set_wakeup_fd(self._wakeup_end, warn_on_full_buffer=False)
+        linux.set_process_title(f"jobworker-monitor {self._job.job_id}")
+        signal.signal(signal.SIGCHLD, _do_nothing)  # ignored until now, and then its end would not be told
         self._program = self._job.cgroup.fork()
         if self._program == 0:
             self._become_program()
         started = time.monotonic()
+        self._settle()
         for end in (self._stdout_end, self._stderr_end, self._status_end):
             os.close(end)
         self._program_fd = os.pidfd_open(self._program)
@@ -209,14 +206,20 @@ class Monitor:
         self._register(self._program_fd, self._reap)
         timeout = self._job.spec.limits.timeout
         self._timeout_at = started + timeout if timeout is not None else None
-        self._buffer = bytearray(_PIPE_SIZE)
         self._happens(Launched(time.time()))
+
+    def _settle(self) -> None:
+        """What can wait until the child is at work on its sandbox, and need not be waited for then."""
+        signal.set_wakeup_fd(self._wakeup_end, warn_on_full_buffer=False)
+        os.setsid()
+        # The server's terminal and pipes must not stay open as long as the job runs; 1 is /dev/null.
+        os.dup2(1, 2)
+        self._buffer = bytearray(_PIPE_SIZE)
 
     def _become_program(self) -> NoReturn:
         """In the child: the sandbox, then the program; what fails goes up the status pipe."""
         step: sandbox.Step | None = None
         try:
-            signal.set_wakeup_fd(-1)
             os.dup2(self._stdout_end, 1)  # 0 is /dev/null already
             os.dup2(self._stderr_end, 2)
             for step in self._steps:
