@@ -52,6 +52,8 @@ _TAILS_AT_ONCE: Final = 2  # the other threads are for those who read on
 _USAGE_TIMEOUT: Final = 0.5
 _ADOPTION_TIMEOUT: Final = 1.0
 _MAX_NAME: Final = 255
+_RETRY_SECONDS: Final = 1.0
+_MONITOR_GONE: Final = (ConnectionRefusedError, FileNotFoundError)
 _ENDED_FILES: Final = (job_dir.SPEC, job_dir.OUTCOME)
 #: What reading a job's files raises when a crash, or another release, has left them otherwise than we write them.
 _DAMAGE: Final = (ValueError, KeyError, TypeError, JobError)
@@ -394,8 +396,11 @@ class Worker:
 
     async def _conclude(self, job: "_Job", ending: Ending | None) -> None:
         job.detach()
-        if ending is None:
-            ending = await self._conclude_without_monitor(job)
+        while ending is None:
+            try:
+                ending = await self._conclude_without_monitor(job)
+            except OSError:
+                await asyncio.sleep(_RETRY_SECONDS)  # no descriptors, no room on the disk: both may come back
         final, _ = advance(job.phase, Finished(ending))
         if self._on_end is not None:
             await self._on_end(job.status(final))
@@ -460,22 +465,43 @@ class Worker:
                 return
             job = _Job(job_id, request.spec, request.created_at, request.boot_id)
             self._jobs[job_id] = job
-            try:
-                channel = job_dir.connect(directory)
-            except OSError:
-                channel = None
         finally:
             os.close(directory)
-        if channel is None:
+        try:
+            self._adopt(job)
+        except _MONITOR_GONE:
             if not await self._forget_unlaunched(job):
                 await self._conclude(job, None)
             return
-        channel.setblocking(False)
-        job.attach(channel, self._on_finished)
+        except OSError:
+            self._keep(asyncio.create_task(self._adopt_later(job)))
+            return
         # A monitor that does not answer, as when its disk hangs, keeps no other job waiting.
         with contextlib.suppress(JobError, TimeoutError):
             async with asyncio.timeout(_ADOPTION_TIMEOUT):
                 await job.wait_answer()
+
+    def _adopt(self, job: "_Job") -> None:
+        """Connects to the job's monitor; OSError of _MONITOR_GONE when there is none, any other when it is too busy."""
+        directory = job_dir.open_directory(self._jobs_dir, job.id)
+        try:
+            channel = job_dir.connect(directory)
+        finally:
+            os.close(directory)
+        job.attach(channel, self._on_finished)
+
+    async def _adopt_later(self, job: "_Job") -> None:
+        """Goes on trying to reach a monitor that lives and does not accept."""
+        while True:
+            await asyncio.sleep(_RETRY_SECONDS)
+            try:
+                self._adopt(job)
+            except _MONITOR_GONE:
+                await self._conclude(job, None)
+                return
+            except OSError:
+                continue
+            return
 
     async def _forget_unlaunched(self, job: "_Job") -> bool:
         """Leaves nothing of a start that the server's end cut short before a monitor had made its files."""

@@ -134,8 +134,12 @@ def accept(listener: int) -> socket.socket:
 
 
 def connect(directory: int) -> socket.socket:
-    """A channel to the job's monitor; ConnectionRefusedError or FileNotFoundError when it is gone."""
-    channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    """A channel to the job's monitor, not blocking.
+
+    ConnectionRefusedError or FileNotFoundError when the monitor is gone, BlockingIOError when it
+    lives and does not accept.
+    """
+    channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     try:
         channel.connect(f"/proc/self/fd/{directory}/{CONTROL}")
     except OSError:

@@ -139,13 +139,12 @@ class _Rpcs(pb2_grpc.JobWorkerServicer):
         return pb2.StatusResponse(job=convert.job_message(view))
 
     async def Stream(self, request: pb2.StreamRequest, context: Context) -> None:
-        async with self._identity.hold(context):
-            wanted = convert.output_request_from(request)
-            async for event in self._service.output(_principal.get(), request.id, wanted):
-                if isinstance(event, OutputEnd):
-                    await context.write(convert.end_message(event))
-                else:
-                    await context.write(convert.chunk_message(event))
+        wanted = convert.output_request_from(request)
+        async for event in self._service.output(_principal.get(), request.id, wanted):
+            if isinstance(event, OutputEnd):
+                await context.write(convert.end_message(event))
+            else:
+                await context.write(convert.chunk_message(event))
 
     async def List(self, request: pb2.ListRequest, context: Context) -> pb2.ListResponse:
         views, after = await self._service.list(
@@ -201,7 +200,7 @@ class _Door(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
         if handler.unary_unary is not None:
             return grpc.unary_unary_rpc_method_handler(self._guard(handler.unary_unary), **codecs)
         if handler.unary_stream is not None:
-            return grpc.unary_stream_rpc_method_handler(self._guard(handler.unary_stream), **codecs)
+            return grpc.unary_stream_rpc_method_handler(self._guard(self._held(handler.unary_stream)), **codecs)
         return grpc.stream_stream_rpc_method_handler(self._guard_iterator(cast("Any", handler.stream_stream)), **codecs)
 
     def _guard(self, behaviour: Callable[..., Any]) -> Callable[[Any, Context], Awaitable[Any]]:
@@ -221,14 +220,24 @@ class _Door(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
 
         return guarded
 
+    def _held(self, behaviour: Callable[..., Any]) -> Callable[[Any, Context], Awaitable[Any]]:
+        """A stream lasts, whoever's it is: it ends when its caller may not go on."""
+
+        async def held(request: Any, context: Context) -> Any:
+            async with self._identity.hold(context):
+                return await behaviour(request, context)
+
+        return held
+
     def _guard_iterator(self, behaviour: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
         async def guarded(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
             try:
                 self._identity.identify(context)
+                async with self._identity.hold(context):
+                    async for response in behaviour(requests, context):
+                        yield response
             except JobError as error:
                 await _abort(context, error)
-            async for response in behaviour(requests, context):
-                yield response
 
         return guarded
 
