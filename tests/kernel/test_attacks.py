@@ -5,9 +5,11 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
 from host import JOB_PYTHON, monitor_of, needs_root, run_job
 
 from jobworker import JobSpec, Network, State, Worker
+from jobworker.runtime import job_dir
 from jobworker.runtime.launcher_client import LauncherClient
 from jobworker.worker import bootstrap
 
@@ -77,3 +79,28 @@ async def test_a_monitor_that_does_not_answer_keeps_no_server_from_starting(stat
         for job in (stuck, well):
             assert (await worker.stop(job.id)).state is State.STOPPED
             await worker.remove(job.id)
+
+
+async def test_a_monitor_whose_door_is_crowded_is_adopted_when_it_lets_in_again(state: Path) -> None:
+    """No job is taken for lost because others knocked first."""
+    async with await Worker.open(state) as worker:
+        job = await worker.start(JobSpec(program="sleep", args=("1000",)))
+    monitor = monitor_of(job.id)
+    os.kill(monitor, signal.SIGSTOP)
+    crowd = []
+    directory = job_dir.open_directory(state / "jobs", job.id)
+    try:
+        with pytest.raises(BlockingIOError):
+            while True:
+                crowd.append(job_dir.connect(directory))
+        async with asyncio.timeout(10):
+            worker = await Worker.open(state)
+        assert (await worker.status(job.id)).state is State.PENDING
+    finally:
+        os.kill(monitor, signal.SIGCONT)
+        os.close(directory)
+        for channel in crowd:
+            channel.close()
+    async with worker:
+        assert (await worker.stop(job.id)).state is State.STOPPED
+        await worker.remove(job.id)
