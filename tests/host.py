@@ -61,6 +61,14 @@ def process_status(pid: int) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
+def count_descriptors(pid: int) -> int:
+    """How many descriptors the process has open; none when it has just ended."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/fd"))
+    except FileNotFoundError:
+        return 0
+
+
 def title(pid: int) -> str:
     """What ps shows for the process."""
     try:

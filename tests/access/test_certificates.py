@@ -19,7 +19,6 @@ from jobworker.access.certificates import (
     CertifiedKey,
     KeyRefused,
     TrustBundle,
-    check_key_mode,
     create_issuing_ca,
     create_root_ca,
     issue_server,
@@ -293,7 +292,6 @@ def test_a_private_file_is_born_private(tmp_path):
     finally:
         os.umask(before)
     assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
-    check_key_mode(tmp_path / "key", "server key")
     assert read_key(tmp_path / "key", "server key") == b"secret"
 
 
@@ -314,10 +312,10 @@ def test_a_key_that_others_can_open_is_refused_with_the_command_that_mends_it(tm
     write_private(key, b"secret")
     key.chmod(mode)
     with pytest.raises(KeyRefused) as refused:
-        check_key_mode(key, "server key")
+        read_key(key, "server key")
     assert str(refused.value).startswith("the server key ")
     subprocess.run(["sh", "-c", str(refused.value).partition("run: ")[2]], check=True)
-    check_key_mode(key, "server key")
+    read_key(key, "server key")
 
 
 def test_a_key_behind_a_link_or_in_no_file_is_refused(tmp_path):
@@ -326,4 +324,4 @@ def test_a_key_behind_a_link_or_in_no_file_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe", 0o600)
     for name, reason in (("link", "symbolic link"), ("pipe", "not a regular file"), ("gone", "No such file")):
         with pytest.raises(KeyRefused, match=reason):
-            check_key_mode(tmp_path / name, "server key")
+            read_key(tmp_path / name, "server key")

@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 import jobworker
-from jobworker.access.certificates import TrustBundle, check_key_mode, verify_user
+from jobworker.access.certificates import TrustBundle, read_key, verify_user
 from jobworker.daemon.config import Config
 from jobworker.store import audit, users
 from jobworker.store.database import Database
@@ -45,7 +45,7 @@ def test_a_new_state_is_private_and_whole(state):
     }
     config = Config.load(state / "jobworker.toml")
     assert config.tls.trust_domain == "jobs.example.org"
-    check_key_mode(config.tls.key, "server key")
+    read_key(config.tls.key, "server key")
 
 
 def test_the_first_admin_is_on_record_and_has_a_certificate_that_proves_it(state):

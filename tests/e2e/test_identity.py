@@ -25,6 +25,7 @@ from jobworker.api.grpc._generated.jobworker_pb2_grpc import JobWorkerStub
 from jobworker.core.errors import ErrorCode, JobError
 from jobworker.core.lifecycle import State
 from jobworker.core.spec import JobSpec
+from jobworker.daemon import users
 
 pytestmark = needs_root
 
@@ -363,6 +364,23 @@ async def test_a_removed_users_calls_end_and_the_jobs_go_on(daemon):
             await refused_within(5, call)
         await refused_within(1, carol.status(job.id))
         assert (await admin.status(job.id)).state is State.RUNNING
+        await admin.stop(job.id)
+
+
+async def test_a_denied_certificates_calls_end_and_the_jobs_go_on(daemon):
+    """A3, by the serial of one certificate; the control is the same user with a new one."""
+    await asyncio.to_thread(daemon.add, "gina")
+    async with daemon.client("gina") as gina, daemon.client("admin") as admin:
+        job = (await gina.start(DEAF)).job
+        calls = await opened(gina, job.id)
+        certificate = x509.load_pem_x509_certificate(daemon.context("gina").certificate.read_bytes())
+        await asyncio.to_thread(users.deny, daemon.directory, "serial", f"{certificate.serial_number:x}", "lost laptop")
+        for call in calls:
+            await refused_within(5, call)
+        await refused_within(1, gina.status(job.id))
+        await asyncio.to_thread(users.renew, daemon.directory, "gina")
+        async with daemon.client("gina") as renewed:
+            assert (await renewed.status(job.id)).state is State.RUNNING
         await admin.stop(job.id)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from host import (
+    count_descriptors,
     descendants,
     eventually,
     job_groups,
@@ -160,7 +161,7 @@ async def _assert_no_trace_of(worker: Worker, state: Path, count: int) -> None:
         helpers = [worker._launcher.pid, *descendants(worker._launcher.pid)]
         return {
             "helpers": [title(pid) for pid in helpers],
-            "helpers' descriptors": [len(os.listdir(f"/proc/{pid}/fd")) for pid in helpers],
+            "helpers' descriptors": [count_descriptors(pid) for pid in helpers],
             "descriptors": len(os.listdir("/proc/self/fd")),
             "mounts": Path("/proc/self/mountinfo").read_text(),
             "groups": job_groups(state),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from host import (
     children,
+    count_descriptors,
     descendants,
     eventually,
     job_groups,
@@ -64,7 +65,7 @@ def _everything(worker: Worker, state: Path) -> dict[str, object]:
     return {
         "descriptors": len(os.listdir("/proc/self/fd")),
         "helpers": sorted(title(pid) for pid in helpers),
-        "their descriptors": sorted(len(os.listdir(f"/proc/{pid}/fd")) for pid in helpers if title(pid)),
+        "their descriptors": sorted(count_descriptors(pid) for pid in helpers if title(pid)),
         "children": children(),
         "mounts": Path("/proc/self/mountinfo").read_text(),
         "groups": job_groups(state),

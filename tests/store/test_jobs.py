@@ -117,20 +117,6 @@ def test_unfinished_are_the_pending_and_the_running(connection, make_record):
     for record in records:
         jobs.insert(connection, record)
     assert jobs.unfinished(connection) == records[:4]
-    assert jobs.count_unfinished(connection, "alice") == 2
-    assert jobs.count_unfinished(connection, "carol") == 0
-
-
-def test_a_prefix_finds_ids_of_the_asked_owner_only(connection, make_record):
-    ids = [f"{head}-0000-4000-8000-000000000000" for head in ("aaaaaaaa", "aaaaaaab", "abffffff", "bbbbbbbb")]
-    for number, job_id in enumerate(ids):
-        jobs.insert(connection, make_record(id=job_id, owner="alice" if number != 1 else "bob"))
-    assert jobs.ids_with_prefix(connection, "aaaa") == ids[:2]
-    assert jobs.ids_with_prefix(connection, "aaaa", owner="alice") == ids[:1]
-    assert jobs.ids_with_prefix(connection, "a", limit=10) == ids[:3]
-    assert jobs.ids_with_prefix(connection, ids[3]) == [ids[3]]
-    assert jobs.ids_with_prefix(connection, "c") == []
-    assert jobs.ids_with_prefix(connection, "a%") == []
 
 
 # Paging, checked against the plain definition of a filter.

@@ -380,11 +380,6 @@ def write_private(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def check_key_mode(path: Path, role: str) -> None:
-    """Return when the file at `path` is its owner's alone; otherwise KeyRefused, naming its `role` and the chmod."""
-    os.close(_open_private(path, role))
-
-
 def read_key(path: Path, role: str) -> bytes:
     """The content of the private file at `path`, from the very file whose mode was checked."""
     with os.fdopen(_open_private(path, role), "rb") as file:

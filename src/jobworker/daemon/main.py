@@ -106,6 +106,14 @@ def _user_remove(options: argparse.Namespace) -> int:
     return 0
 
 
+def _user_deny(options: argparse.Namespace) -> int:
+    from jobworker.daemon import users  # noqa: PLC0415
+
+    users.deny(options.dir, options.kind, options.value, options.reason)
+    _say(f"{options.kind} {options.value} is refused from now on; running jobs go on")
+    return 0
+
+
 def _user_list(options: argparse.Namespace) -> int:
     from jobworker.daemon import users  # noqa: PLC0415
 
@@ -216,13 +224,17 @@ def _parser() -> argparse.ArgumentParser:
     for verb in (add, renew):
         verb.add_argument("--ttl", type=_word(parse_duration), default="24h", help="how long the certificate is valid")
         verb.add_argument("--out", type=Path, metavar="DIR", help="where the context goes, instead of clients/NAME")
+    deny = _verb(user, "deny", _user_deny, "refuse one certificate, or all of a key or user, from now on")
+    deny.add_argument("kind", choices=["serial", "key", "identity"], help="what VALUE is")
+    deny.add_argument("value", metavar="VALUE", help="a serial or the SHA-256 of a public key in hex, or a user's name")
+    deny.add_argument("--reason", default="", metavar="TEXT", help="why, for the record")
     listing = _verb(user, "list", _user_list, "show who may call")
 
     audit = _group(verbs, "audit", "who did what")
     verify = _verb(audit, "verify", _audit_verify, "prove that no record was changed, removed or moved")
     verify.add_argument("--checkpoint", type=_checkpoint, metavar="NUMBER:HASH", help="what an earlier verify printed")
     export = _verb(audit, "export", _audit_export, "print every record as a line of JSON")
-    for verb in (add, renew, remove, listing, verify, export):
+    for verb in (add, renew, remove, deny, listing, verify, export):
         _add_dir(verb, "the directory that init has made")
 
     serve = _verb(verbs, "serve", _serve, "run the server until SIGTERM")

@@ -137,6 +137,7 @@ def _run(config: Config, launcher: LauncherClient) -> int:
 
 async def _serve(config: Config, launcher: LauncherClient) -> None:
     # grpc reads the cipher suites when it is loaded.
+    from jobworker.access.certificates import TrustBundle  # noqa: PLC0415
     from jobworker.api.grpc.identity import Identity  # noqa: PLC0415
     from jobworker.api.grpc.server import GrpcServer, TlsFiles  # noqa: PLC0415
     from jobworker.service import Quotas, Service  # noqa: PLC0415
@@ -164,7 +165,8 @@ async def _serve(config: Config, launcher: LauncherClient) -> None:
                 ceilings=config.jobs.ceilings,
             ),
         )
-        identity = Identity(database, config.tls.trust_domain)
+        bundle = TrustBundle.from_pem(config.tls.ca.read_bytes())
+        identity = Identity(database, bundle, config.tls.trust_domain)
         watch = AccessWatch(config.directory / f"{DATABASE}-wal", identity.recheck)
         try:
             tls = TlsFiles(key=config.tls.key, certificate=config.tls.certificate, ca=config.tls.ca)

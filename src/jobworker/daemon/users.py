@@ -16,6 +16,7 @@ with paths relative to itself. Directory and files are their maker's alone.
 import json
 import math
 import os
+import re
 import shutil
 import sqlite3
 import tempfile
@@ -115,6 +116,23 @@ def remove(state: Path, name: str) -> None:
     with open_database(state) as database:
         database.write_now(revoke)
     _delete_context(state / CLIENTS, name)
+
+
+def deny(state: Path, kind: users.CredentialKind, value: str, reason: str) -> None:
+    """Refuse one certificate by its serial, or all of a key or user, from now on and on open connections too."""
+    spelled = value if kind == "identity" else value.replace(":", "").lower()
+    if kind == "serial":
+        spelled = spelled.lstrip("0")  # a number, while a key's hash is text
+    if kind != "identity" and not re.fullmatch("[0-9a-f]+", spelled):
+        raise UserRefused(f"{value!r} is no {kind} of a certificate; give it in hex, as the audit shows it")
+
+    def refuse(connection: sqlite3.Connection) -> None:
+        users.deny(connection, kind, spelled, reason, now)
+        _record(connection, f"credential.deny.{kind}", spelled, now, reason)
+
+    now = time.time()
+    with open_database(state) as database:
+        database.write_now(refuse)
 
 
 def present(state: Path) -> list[users.User]:

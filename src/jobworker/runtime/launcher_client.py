@@ -1,6 +1,5 @@
 """The server's end of the launcher: starts it, and hands it one job at a time."""
 
-import os
 import socket
 import subprocess
 import sys
@@ -96,8 +95,3 @@ class LauncherClient:
         """Ends the launcher; jobs run on under their monitors."""
         self._control.close()
         self._process.wait()
-
-
-def service_ids() -> tuple[int, int]:
-    """Uid and gid that job directories belong to when nobody says otherwise: the caller's."""
-    return os.geteuid(), os.getegid()

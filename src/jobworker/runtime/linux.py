@@ -83,7 +83,6 @@ _IFF_UP: Final = 0x1
 
 # Events, see inotify(7).
 IN_MODIFY: Final = 0x2
-IN_DELETE_SELF: Final = 0x400
 IN_IGNORED: Final = 0x8000
 IN_Q_OVERFLOW: Final = 0x4000
 

@@ -151,30 +151,6 @@ def unfinished(connection: sqlite3.Connection) -> list[JobRecord]:
     return [_from_row(row) for row in connection.execute(f"{_SELECT} WHERE {_UNFINISHED} ORDER BY sequence")]
 
 
-def count_unfinished(connection: sqlite3.Connection, owner: str) -> int:
-    """How many of the owner's jobs have not ended."""
-    row = connection.execute(
-        f"SELECT count(*) FROM jobs INDEXED BY jobs_unfinished WHERE {_UNFINISHED} AND owner = ?",  # noqa: S608 - constant
-        (owner,),
-    ).fetchone()
-    return int(row[0])
-
-
-def ids_with_prefix(
-    connection: sqlite3.Connection, prefix: str, *, owner: str | None = None, limit: int = 2
-) -> list[str]:
-    """At most `limit` ids that begin with `prefix`, of one owner or of all: two mean it is ambiguous."""
-    conditions, values = _id_range(prefix)
-    if owner is not None:
-        conditions.append("owner = ?")
-        values.append(owner)
-    found = connection.execute(
-        f"SELECT id FROM jobs WHERE {' AND '.join(conditions)} LIMIT ?",  # noqa: S608 - constants
-        (*values, limit),
-    )
-    return sorted(row[0] for row in found)
-
-
 def select(connection: sqlite3.Connection, wanted: JobFilter, after: int | None, limit: int) -> Page:
     """At most `limit` jobs of a filter, newest first, behind `after`, the page before's `next_after`.
 

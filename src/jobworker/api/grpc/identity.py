@@ -13,23 +13,28 @@ from typing import Any, Final
 
 import grpc
 
-from jobworker.access.certificates import CertificateRefused, VerifiedUser, read_user
+from jobworker.access.certificates import CertificateRefused, TrustBundle, VerifiedUser, read_user
 from jobworker.access.principal import Principal, Role, identified
 from jobworker.core.errors import ErrorCode, JobError
 from jobworker.store import users
 from jobworker.store.database import Database
 
 _LEAF: Final = "x509_pem_cert"
+_CHAIN: Final = "x509_pem_cert_chain"
 _KNOWN_CERTIFICATES: Final = 4096  # as many are kept parsed
 
 
 class Identity:
     """Tells who calls, and ends calls of those who may not go on."""
 
-    def __init__(self, database: Database, trust_domain: str, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, database: Database, bundle: TrustBundle, trust_domain: str, clock: Callable[[], float] = time.time
+    ) -> None:
         self._database = database
+        self._bundle = bundle
+        self._trust_domain = trust_domain
         self._clock = clock
-        self._read = lru_cache(_KNOWN_CERTIFICATES)(lambda pem: read_user(pem, trust_domain))
+        self._read = lru_cache(_KNOWN_CERTIFICATES)(self._verify)
         self._held: set[_Held] = set()
 
     def identify(self, context: grpc.aio.ServicerContext[Any, Any]) -> Principal:
@@ -71,10 +76,17 @@ class Identity:
             held.end(reason)
 
     def _user_of(self, context: grpc.aio.ServicerContext[Any, Any]) -> VerifiedUser:
-        leaf = next(iter(context.auth_context().get(_LEAF) or ()), None)
-        if leaf is None:
+        proven = context.auth_context()
+        leaf = b"".join(proven.get(_LEAF) or ())
+        if not leaf:
             raise CertificateRefused("a client certificate is needed")
-        return self._read(bytes(leaf))
+        return self._read(leaf, b"".join(proven.get(_CHAIN) or ()))
+
+    def _verify(self, leaf: bytes, chain: bytes) -> VerifiedUser:
+        """Everything that time cannot change, once for each certificate; no leaf of ours outlives its issuer."""
+        user = read_user(leaf, self._trust_domain)
+        self._bundle.verify_chain(leaf + chain, self._clock())
+        return user
 
     def _check(self, user: VerifiedUser) -> Role:
         """The user's role now, when certificate and user are still good."""

@@ -1,6 +1,7 @@
 """The gRPC door: each RPC identifies, calls the service, and maps errors, all in one place."""
 
 import asyncio
+import contextlib
 import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -33,6 +34,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 SERVICE_NAME: Final = pb2.DESCRIPTOR.services_by_name["JobWorker"].full_name
 MAX_MESSAGE: Final = 4 * 1024 * 1024
+_REQUEST_SECONDS: Final = 1.0  # how long a refused caller may take to finish asking
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.max_metadata_size", 16 * 1024),
@@ -237,6 +239,10 @@ class _Door(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
                     async for response in behaviour(requests, context):
                         yield response
             except JobError as error:
+                # A peer whose request is still on its way would be told of its own broken write instead.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_REQUEST_SECONDS):
+                        await anext(requests, None)
                 await _abort(context, error)
 
         return guarded
