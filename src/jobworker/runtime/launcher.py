@@ -41,6 +41,8 @@ def main(plan: Plan = sandbox.plan) -> NoReturn:
     bootstrap, _ = wire.receive(control)
     if not isinstance(bootstrap, wire.Bootstrap) or bootstrap.version != wire.PROTOCOL_VERSION:
         sys.exit("jobworker launcher: the server speaks another version; restart it")
+    if os.geteuid() != 0:
+        sys.exit("jobworker launcher: jobs are isolated and limited with root's rights; run this as root")
     _prepare_process()
     launcher = Launcher(control, bootstrap, plan)
     wire.send(control, wire.Ready([]))
