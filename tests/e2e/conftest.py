@@ -225,7 +225,9 @@ class Daemon:
     async def _remove_all(self) -> None:
         async with self.client("admin") as client:
             ids = [job.id async for page in client.list(page_size=1000) for job in page]
-            await asyncio.gather(*(client.remove(job_id, force=True) for job_id in ids))
+            # In parts: a connection carries so many calls at once and no more.
+            for start in range(0, len(ids), 100):
+                await asyncio.gather(*(client.remove(job_id, force=True) for job_id in ids[start : start + 100]))
 
     def close(self) -> None:
         """Ends the server and every process of its jobs, and shows its log when a test fails."""
