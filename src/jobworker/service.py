@@ -10,7 +10,7 @@ import logging
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Self
@@ -100,7 +100,7 @@ class Service:
         self._live: dict[str, JobRecord] = {}
         self._starts: dict[str, asyncio.Task[None]] = {}
         self._streams: Counter[str] = Counter()
-        self._late_records: set[asyncio.Task[None]] = set()
+        self._late: set[asyncio.Task[None]] = set()
         self._is_closing = False
 
     _worker: Worker
@@ -125,7 +125,7 @@ class Service:
     async def close(self) -> None:
         """Lets go of the worker; its jobs run on."""
         await asyncio.gather(*self._starts.values(), return_exceptions=True)
-        for task in self._late_records:
+        for task in self._late:
             task.cancel()
         await self._worker.close()
 
@@ -324,12 +324,12 @@ class Service:
             self._streams[principal.name] -= 1
         view = await self._view(self._get(job_id))
         phase = view.record.phase
-        ended = isinstance(phase, Ended)
+        outcome = phase.ending.outcome if isinstance(phase, Ended) else None
         yield OutputEnd(
             state=view.record.state,
-            outcome=phase.ending.outcome if isinstance(phase, Ended) else None,
+            outcome=outcome,
             output=view.output,
-            offset=max(offset, view.output.kept_bytes) if ended and request.follow else offset,
+            offset=max(offset, view.output.kept_bytes) if outcome is not None and request.follow else offset,
         )
 
     # Deciding and recording.
@@ -419,9 +419,13 @@ class Service:
                 else:
                     return
 
-        task = asyncio.create_task(write())
-        self._late_records.add(task)
-        task.add_done_callback(self._late_records.discard)
+        self._do_later(write())
+
+    def _do_later(self, work: Coroutine[None, None, None]) -> None:
+        """Lets something go on behind the call that asked for it, until `close`."""
+        task = asyncio.create_task(work)
+        self._late.add(task)
+        task.add_done_callback(self._late.discard)
 
     # Recovering.
 
@@ -444,9 +448,7 @@ class Service:
             self._update(status)
         if record.desired is Desired.STOP and not isinstance(status.phase, Stopping):
             # The stop was on record when the server died, and has not reached the monitor.
-            task = asyncio.create_task(self._finish_stop(record.id))
-            self._late_records.add(task)
-            task.add_done_callback(self._late_records.discard)
+            self._do_later(self._finish_stop(record.id))
 
     async def _finish_stop(self, job_id: str) -> None:
         try:

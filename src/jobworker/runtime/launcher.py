@@ -10,7 +10,6 @@ import os
 import resource
 import signal
 import socket
-import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +25,6 @@ from jobworker.runtime.uid_range import UidLease, UidRange
 
 Plan = Callable[[JobSpec, sandbox.HostView, sandbox.Confinement], list[sandbox.Step]]
 
-_PEER_CREDENTIALS: Final = struct.Struct("3i")
 _LOWEST_UID: Final = 1000  # no job may share a uid with the system's own accounts
 
 
@@ -60,9 +58,7 @@ def main(plan: Plan = sandbox.plan) -> NoReturn:
 
 def check_peer(control: socket.socket) -> None:
     """Refuses a socket whose other end was not made by the parent process or by root."""
-    pid, uid, _ = _PEER_CREDENTIALS.unpack(
-        control.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
-    )
+    pid, uid = linux.peer_credentials(control)
     if pid != os.getppid() or uid not in {0, os.geteuid()}:
         sys.exit("jobworker launcher: the socket is not my parent's")
 
@@ -198,11 +194,8 @@ class Launcher:
 
     def _disk_of(self, path: str) -> str:
         """The disk behind a path that a user has named, looked up with the server's rights and not with root's."""
-        linux.set_file_system_ids(self._bootstrap.service_uid, self._bootstrap.service_gid)
-        try:
+        with linux.file_system_ids(self._bootstrap.service_uid, self._bootstrap.service_gid):
             return block_device.disk_of(path, self._mountinfo)
-        finally:
-            linux.set_file_system_ids(0, 0)
 
     def _floor(self, lease: UidLease) -> int:
         """The uid for a job, checked once more where it is given out: never root, never the server's."""

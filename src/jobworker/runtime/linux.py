@@ -4,6 +4,7 @@ The only file with call numbers, flags and ctypes in it. Every function raises O
 call's name. Numbers above 423 are the same on every architecture; man 2 of each call has the rest.
 """
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -11,6 +12,7 @@ import os
 import platform
 import socket
 import struct
+from collections.abc import Iterator
 from functools import cache
 from typing import Final
 
@@ -76,6 +78,8 @@ _KEY_SPEC_USER_KEYRING: Final = -4
 LIBC_SIGNALS: Final = (32, 33)
 _NR_RT_SIGACTION: Final = {"x86_64": 13, "aarch64": 134}.get(platform.machine(), -1)
 _SIGNAL_SET_SIZE: Final = 8
+
+_UCRED: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 # Network interfaces, see netdevice(7).
 _SIOCSIFFLAGS: Final = 0x8914
@@ -248,6 +252,22 @@ def set_file_system_ids(uid: int, gid: int) -> None:
     # Neither call reports failure; asking again for an impossible id returns the one in force.
     if _libc.setfsuid(-1) != uid or _libc.setfsgid(-1) != gid:
         raise PermissionError(1, "setfsuid: cannot take the file system ids of the service user")
+
+
+@contextlib.contextmanager
+def file_system_ids(uid: int, gid: int) -> Iterator[None]:
+    """For root: what is done with files inside is done as `uid`:`gid`, with no more than their rights."""
+    set_file_system_ids(uid, gid)
+    try:
+        yield
+    finally:
+        set_file_system_ids(0, 0)
+
+
+def peer_credentials(channel: socket.socket) -> tuple[int, int]:
+    """Process id and uid of whoever made the other end of a Unix socket; unix(7), SO_PEERCRED."""
+    pid, uid, _ = _UCRED.unpack(channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return pid, uid
 
 
 def raise_loopback() -> None:

@@ -13,11 +13,10 @@ import os
 import select
 import signal
 import socket
-import struct
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, NoReturn, assert_never
@@ -57,7 +56,6 @@ _SMALL_READS: Final = 128  # as many in a row before collecting, and as many a s
 _COLLECT_SECONDS: Final = 0.001
 _LONGEST_POLL: Final = (1 << 31) - 1  # milliseconds, the most that poll(2) takes: 24 days
 _DRAIN_LIMIT: Final = 64  # reads of one pipe in a turn, so that orders are never kept waiting
-_PEER_CREDENTIALS: Final = struct.Struct("3i")
 
 #: The plan for the job, given the descriptor that its child reports on.
 Steps = Callable[[int], list[sandbox.Step]]
@@ -113,7 +111,8 @@ class Monitor:
     def prepare(self) -> None:
         """The job's files and pipes, and the plan; after an OSError none of it is left."""
         try:
-            with self._as_service_user() as directory:
+            directory = self._job.directory
+            with self._as_service_user():
                 self._keep(job_dir.take_lock(directory))
                 job_dir.reserve_outcome(directory)
                 self._listener = self._keep(job_dir.listen(directory))
@@ -143,14 +142,9 @@ class Monitor:
         self._prepared.append(fd)
         return fd
 
-    @contextlib.contextmanager
-    def _as_service_user(self) -> Iterator[int]:
-        """The job directory, for as long as files are made with no more rights than the server has."""
-        linux.set_file_system_ids(self._job.service_uid, self._job.service_gid)
-        try:
-            yield self._job.directory
-        finally:
-            linux.set_file_system_ids(0, 0)
+    def _as_service_user(self) -> contextlib.AbstractContextManager[None]:
+        """For as long as files are made with no more rights than the server has."""
+        return linux.file_system_ids(self._job.service_uid, self._job.service_gid)
 
     def _register_all(self) -> None:
         for pipe in self._pipes.values():
@@ -437,8 +431,8 @@ class Monitor:
     def _accept(self) -> None:
         with contextlib.suppress(BlockingIOError):
             channel = job_dir.accept(self._listener)
-            credentials = channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
-            if _PEER_CREDENTIALS.unpack(credentials)[1] not in {0, self._job.service_uid}:
+            _, uid = linux.peer_credentials(channel)
+            if uid not in {0, self._job.service_uid}:
                 channel.close()
                 return
             self._add_channel(channel)
@@ -498,8 +492,8 @@ class Monitor:
             "effective_limits": self._job.effective_limits,
             "sandbox": self._job.isolation,
         }
-        with self._as_service_user() as directory:
-            job_dir.write_outcome(directory, document)
+        with self._as_service_user():
+            job_dir.write_outcome(self._job.directory, document)
         self._job.cgroup.remove()
         self._happens(Finished(ending))
 
