@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +203,18 @@ def cpu_ticks(pid: int) -> int:
     return int(words[11]) + int(words[12])
 
 
+async def at_rest(activity: Callable[[], list[tuple[int, int]]]) -> list[tuple[int, int]]:
+    """The activity once it has not grown for half a second: who says that it waits is still on the way to it."""
+    async with asyncio.timeout(10):
+        before = activity()
+        while True:
+            await asyncio.sleep(0.5)
+            now = activity()
+            if now == before:
+                return now
+            before = now
+
+
 async def test_idle_followers_wake_nobody_up(state: Path) -> None:
     """O3: neither the monitor nor the process with the followers does anything while the job is silent."""
     command = (sys.executable, str(PROGRAMS / "idle_followers.py"), str(state), "100")
@@ -216,7 +228,7 @@ async def test_idle_followers_wake_nobody_up(state: Path) -> None:
         def activity() -> list[tuple[int, int]]:
             return [(switches(pid), cpu_ticks(pid)) for pid in watched]
 
-        before = activity()
+        before = await at_rest(activity)
         await asyncio.sleep(3)
         assert activity() == before
         for pid in job_processes(state, job_id):
