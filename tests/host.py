@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from jobworker import JobSpec, Worker
-from jobworker.worker import JobStatus, bootstrap
+from jobworker.job import JobStatus
+from jobworker.worker import bootstrap
 
 _TREES = Path("/sys/fs/cgroup")
 

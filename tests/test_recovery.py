@@ -15,8 +15,8 @@ from jobworker import JobSpec, State, Worker
 from jobworker.core.errors import ErrorCode, JobError
 from jobworker.core.job_id import new_job_id
 from jobworker.core.outcome import Exited, Lost, Outcome, Stopped
+from jobworker.job import JobStatus
 from jobworker.recovery import Adopt, Believe, DeclareLost, Facts, judge
-from jobworker.worker import JobStatus
 
 
 @pytest.mark.parametrize("has_directory", [True, False])

@@ -14,9 +14,10 @@ from jobworker import JobSpec, State, Worker
 from jobworker.core.errors import ErrorCode, JobError
 from jobworker.core.job_id import new_job_id
 from jobworker.core.outcome import Exited, Signaled, Stopped
+from jobworker.job import JobStatus
 from jobworker.runtime import wire
 from jobworker.runtime.launcher_client import LauncherClient
-from jobworker.worker import JobStatus, bootstrap
+from jobworker.worker import bootstrap
 
 pytestmark = needs_root
 

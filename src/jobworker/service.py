@@ -23,6 +23,7 @@ from jobworker.core.job_id import check_job_id, new_job_id
 from jobworker.core.lifecycle import Ended, Finished, Pending, Phase, Running, State, Stopping, advance
 from jobworker.core.outcome import Ending, Lost, Outcome, OutputTotals, Usage
 from jobworker.core.spec import JobSpec, Network
+from jobworker.job import JobStatus
 from jobworker.recovery import DeclareLost, Facts, judge
 from jobworker.runtime.launcher_client import LauncherClient
 from jobworker.runtime.output_log import BOTH, Chunk, Stream
@@ -30,7 +31,7 @@ from jobworker.store import audit, jobs
 from jobworker.store.audit import AuditEvent
 from jobworker.store.database import Database
 from jobworker.store.jobs import Desired, JobFilter, JobRecord, KeyTaken, Page
-from jobworker.worker import JobStatus, Worker
+from jobworker.worker import Worker
 
 _log: Final = logging.getLogger(__name__)
 _MAX_KEY: Final = 255

@@ -16,8 +16,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -29,18 +28,13 @@ from jobworker.core.job_id import check_job_id, is_job_id, new_job_id
 from jobworker.core.lifecycle import (
     Ended,
     Finished,
-    Launched,
-    Pending,
-    Phase,
     Running,
-    State,
-    StopOrdered,
     Stopping,
     advance,
-    state_of,
 )
-from jobworker.core.outcome import Ending, Lost, OutputTotals, Usage
+from jobworker.core.outcome import Ending, Lost, OutputTotals
 from jobworker.core.spec import JobSpec
+from jobworker.job import Job, JobStatus
 from jobworker.runtime import job_dir, wire
 from jobworker.runtime.inotify import Inotify
 from jobworker.runtime.launcher_client import LauncherClient
@@ -49,7 +43,6 @@ from jobworker.runtime.output_log import BOTH, OUTPUT, Blocked, Chunk, OutputRea
 MAX_CHUNK: Final = 96 * 1024  # larger ones cost more: from 128 KiB on malloc maps and faults each one anew
 _STARTS_AT_ONCE: Final = 64  # what the launcher's queue holds with room to spare
 _TAILS_AT_ONCE: Final = 2  # the other threads are for those who read on
-_USAGE_TIMEOUT: Final = 0.5
 _ADOPTION_TIMEOUT: Final = 1.0
 _MAX_NAME: Final = 255
 _RETRY_SECONDS: Final = 1.0
@@ -58,30 +51,6 @@ _ENDED_FILES: Final = (job_dir.SPEC, job_dir.OUTCOME)
 #: What reading a job's files raises when a crash, or another release, has left them otherwise than we write them.
 _DAMAGE: Final = (ValueError, KeyError, TypeError, JobError)
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobStatus:
-    """A job as it is now."""
-
-    id: str
-    spec: JobSpec
-    phase: Phase
-    created_at: float
-    effective_limits: Mapping[str, str] = field(default_factory=dict)
-    sandbox: Mapping[str, str] = field(default_factory=dict)
-    usage: Usage = Usage()
-    output: OutputTotals = OutputTotals()
-
-    @property
-    def state(self) -> State:
-        """The state of the job, for people and for decisions."""
-        return state_of(self.phase)
-
-    @property
-    def ending(self) -> Ending | None:
-        """How it ended; None while it has not."""
-        return self.phase.ending if isinstance(self.phase, Ended) else None
 
 
 #: Called when a job has ended, and awaited before anyone sees the end.
@@ -123,7 +92,7 @@ class Worker:
         self._launcher = launcher
         self._inotify = inotify
         self._on_end = on_end
-        self._jobs: dict[str, _Job] = {}
+        self._jobs: dict[str, Job] = {}
         self._starts = asyncio.Semaphore(_STARTS_AT_ONCE)
         self._tails = asyncio.Semaphore(_TAILS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -180,7 +149,7 @@ class Worker:
         When it cannot run, the error says why and nothing of the try is left. A caller that is
         cancelled does not cancel the start.
         """
-        job = _Job(check_job_id(job_id) if job_id else new_job_id(), spec, time.time())
+        job = Job(check_job_id(job_id) if job_id else new_job_id(), spec, time.time())
         if job.id in self._jobs or os.path.lexists(self._jobs_dir / job.id):
             raise JobError(ErrorCode.INVALID_ARGUMENT, "a job of this id exists")
         self._jobs[job.id] = job
@@ -298,7 +267,7 @@ class Worker:
             reader.close()
 
     async def _follow(
-        self, job: "_Job", reader: OutputReader, *, follow: bool, max_chunk: int
+        self, job: Job, reader: OutputReader, *, follow: bool, max_chunk: int
     ) -> AsyncGenerator[Chunk, None]:
         news = asyncio.Event()
         job.listeners.add(news.set)
@@ -318,7 +287,7 @@ class Worker:
             if watch is not None:
                 watch.close()
 
-    def _open_output(self, job: "_Job", offset: int, streams: frozenset[Stream]) -> OutputReader:
+    def _open_output(self, job: Job, offset: int, streams: frozenset[Stream]) -> OutputReader:
         try:
             directory = job_dir.open_directory(self._jobs_dir, job.id)
         except FileNotFoundError:
@@ -332,7 +301,7 @@ class Worker:
 
     # Inside.
 
-    def _find(self, job_id: str) -> "_Job":
+    def _find(self, job_id: str) -> Job:
         """The job in memory, or, when it has ended, from its directory; JOB_NOT_FOUND."""
         job = self._jobs.get(check_job_id(job_id))
         if job is not None:
@@ -350,7 +319,7 @@ class Worker:
         finally:
             os.close(directory)
 
-    async def _start(self, job: "_Job") -> None:
+    async def _start(self, job: Job) -> None:
         try:
             async with self._starts:
                 request = job_dir.Request(job.spec, job.created_at, self._boot_id)
@@ -370,7 +339,7 @@ class Worker:
             await self._undo_start(job, error)
             raise
 
-    async def _undo_start(self, job: "_Job", error: JobError) -> None:
+    async def _undo_start(self, job: Job, error: JobError) -> None:
         """Leaves nothing of a start that failed, not even where launcher or monitor died over it."""
         job.detach()
         if error.code is ErrorCode.UNAVAILABLE:
@@ -390,11 +359,11 @@ class Worker:
         if isinstance(answer, wire.StartFailed):
             raise answer.error()
 
-    def _on_finished(self, job: "_Job", ending: Ending | None) -> None:
+    def _on_finished(self, job: Job, ending: Ending | None) -> None:
         """The monitor has spoken its last word, or has died without one."""
         self._keep(asyncio.create_task(self._conclude(job, ending)))
 
-    async def _conclude(self, job: "_Job", ending: Ending | None) -> None:
+    async def _conclude(self, job: Job, ending: Ending | None) -> None:
         job.detach()
         while ending is None:
             try:
@@ -408,7 +377,7 @@ class Worker:
         # From now on its directory tells everything about it.
         self._jobs.pop(job.id, None)
 
-    async def _conclude_without_monitor(self, job: "_Job") -> Ending:
+    async def _conclude_without_monitor(self, job: Job) -> Ending:
         try:
             directory = job_dir.open_directory(self._jobs_dir, job.id)
         except FileNotFoundError:
@@ -463,7 +432,7 @@ class Worker:
                 elif not job_dir.is_supervised(directory):
                     await self._clean_up(job_id)
                 return
-            job = _Job(job_id, request.spec, request.created_at, request.boot_id)
+            job = Job(job_id, request.spec, request.created_at, request.boot_id)
             self._jobs[job_id] = job
         finally:
             os.close(directory)
@@ -481,7 +450,7 @@ class Worker:
             async with asyncio.timeout(_ADOPTION_TIMEOUT):
                 await job.wait_answer()
 
-    def _adopt(self, job: "_Job") -> None:
+    def _adopt(self, job: Job) -> None:
         """Connects to the job's monitor; OSError of _MONITOR_GONE when there is none, any other when it is too busy."""
         directory = job_dir.open_directory(self._jobs_dir, job.id)
         try:
@@ -490,7 +459,7 @@ class Worker:
             os.close(directory)
         job.attach(channel, self._on_finished)
 
-    async def _adopt_later(self, job: "_Job") -> None:
+    async def _adopt_later(self, job: Job) -> None:
         """Goes on trying to reach a monitor that lives and does not accept."""
         while True:
             await asyncio.sleep(_RETRY_SECONDS)
@@ -503,7 +472,7 @@ class Worker:
                 continue
             return
 
-    async def _forget_unlaunched(self, job: "_Job") -> bool:
+    async def _forget_unlaunched(self, job: Job) -> bool:
         """Leaves nothing of a start that the server's end cut short before a monitor had made its files."""
         if (self._jobs_dir / job.id / OUTPUT).exists():
             return False
@@ -544,182 +513,6 @@ class _Channel:
         self._socket.close()
 
 
-class _Job:
-    """One job as this process knows it."""
-
-    def __init__(self, job_id: str, spec: JobSpec, created_at: float, boot_id: str = "") -> None:
-        self.id = job_id
-        self.spec = spec
-        self.created_at = created_at
-        self.boot_id = boot_id
-        self.phase: Phase = Pending()
-        self.listeners: set[Callable[[], None]] = set()
-        self.effective_limits: Mapping[str, str] = {}
-        self.sandbox: Mapping[str, str] = {}
-        self._usage: Usage = Usage()
-        self._output: OutputTotals = OutputTotals()
-        self._channel: socket.socket | None = None
-        self._refusal: JobError | None = None  # what launcher or monitor said instead of running it
-        self._failure: JobError | None = None
-        self._usage_news: asyncio.Event | None = None  # set when the request for usage that is under way is over
-
-    @property
-    def is_ended(self) -> bool:
-        return isinstance(self.phase, Ended)
-
-    @property
-    def was_stopped(self) -> bool:
-        return state_of(self.phase) is State.STOPPED
-
-    def status(self, phase: Phase | None = None) -> JobStatus:
-        phase = phase or self.phase
-        ending = phase.ending if isinstance(phase, Ended) else None
-        return JobStatus(
-            id=self.id,
-            spec=self.spec,
-            phase=phase,
-            created_at=self.created_at,
-            effective_limits=self.effective_limits,
-            sandbox=self.sandbox,
-            usage=ending.usage if ending else self._usage,
-            output=ending.output if ending else self._output,
-        )
-
-    async def fresh_status(self) -> JobStatus:
-        """The status with the usage of this moment, or of an earlier one when the monitor is slow.
-
-        One request is under way at a time, whoever comes meanwhile shares it: the channel never
-        fills up, however many ask.
-        """
-        if self._channel is None:
-            await asyncio.sleep(0)  # its end is being put on record, which must get its turn
-            return self.status()
-        news = self._usage_news
-        if news is None:
-            try:
-                self.send(wire.AskUsage())
-            except JobError:
-                return self.status()
-            news = self._usage_news = asyncio.Event()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_USAGE_TIMEOUT):
-                await news.wait()
-        return self.status()
-
-    def _end_usage_request(self) -> None:
-        if self._usage_news is not None:
-            self._usage_news.set()
-            self._usage_news = None
-
-    # Waiting.
-
-    async def wait_started(self) -> None:
-        """Returns when the program runs or has run; raises what kept it from running."""
-        await self._wait_until(lambda: not isinstance(self.phase, Pending))
-
-    async def wait_ended(self) -> None:
-        await self._wait_until(lambda: self.is_ended)
-
-    async def wait_answer(self) -> None:
-        """Returns at the first word of launcher or monitor; raises when it is that nothing runs.
-
-        For the one who started it; to all others a start has failed only when it is undone.
-        """
-        await self._wait_until(lambda: self._refusal is not None or not isinstance(self.phase, Pending))
-        if self._refusal is not None:
-            raise self._refusal
-
-    async def _wait_until(self, condition: Callable[[], bool]) -> None:
-        news = asyncio.Event()
-        self.listeners.add(news.set)
-        try:
-            while not condition():
-                if self._failure is not None:
-                    raise self._failure
-                news.clear()
-                await news.wait()
-        finally:
-            self.listeners.discard(news.set)
-
-    def _tell(self) -> None:
-        for listener in tuple(self.listeners):
-            listener()
-
-    # Talking to the monitor.
-
-    def attach(self, channel: socket.socket, on_finished: "Callable[[_Job, Ending | None], None]") -> None:
-        self._channel = channel
-        self._on_finished = on_finished
-        asyncio.get_running_loop().add_reader(channel, self._on_readable)
-
-    def detach(self) -> None:
-        if self._channel is not None:
-            asyncio.get_running_loop().remove_reader(self._channel)
-            self._channel.close()
-            self._channel = None
-        self._end_usage_request()
-
-    def send(self, order: wire.Message) -> None:
-        """Orders that find nobody are answered by the end that is being told at the same time.
-
-        EXHAUSTED when the monitor has as many waiting as the channel holds.
-        """
-        if self._channel is None:
-            return
-        try:
-            wire.send(self._channel, order)
-        except (BrokenPipeError, ConnectionResetError):
-            return
-        except BlockingIOError:
-            raise JobError(ErrorCode.EXHAUSTED, "too many orders to this job at once; try again") from None
-
-    def _on_readable(self) -> None:
-        if self._channel is None:
-            return
-        try:
-            message, _ = wire.receive(self._channel)
-        except BlockingIOError:
-            return
-        except (OSError, ValueError):
-            message = None
-        match message:
-            case wire.NowRunning(started_at, effective_limits, sandbox, stopped_by):
-                self.effective_limits, self.sandbox = effective_limits, sandbox
-                self.phase, _ = advance(self.phase, Launched(started_at))
-                if stopped_by is not None:
-                    self.phase, _ = advance(self.phase, StopOrdered(stopped_by, signal.SIGTERM, 0))
-                self._tell()
-            case wire.UsageNow(usage, output):
-                self._usage, self._output = Usage(**usage), OutputTotals(**output)
-                self._end_usage_request()
-            case wire.NowEnded(ending):
-                self.detach()
-                self._on_finished(self, Ending.from_document(ending))
-            case wire.StartFailed():
-                self.detach()
-                self._refuse(message.error())
-            case _ if isinstance(self.phase, Pending) and not self.boot_id:
-                self.detach()
-                self._refuse(JobError(ErrorCode.UNAVAILABLE, "the job's launch was interrupted; try again"))
-            case _:
-                self.detach()
-                self._on_finished(self, None)
-
-    def _refuse(self, error: JobError) -> None:
-        self._refusal = error
-        self._tell()
-
-    def fail(self, error: JobError) -> None:
-        """The program never ran, and nothing of the try is left."""
-        self._failure = error
-        self._tell()
-
-    def conclude(self, final: Phase) -> None:
-        """The end is on record; everyone may see it."""
-        self.phase = final
-        self._tell()
-
-
 def _claim(state: Path) -> int:
     """Marks the state directory as in use until the descriptor is closed."""
     guard = os.open(state / "worker.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -731,13 +524,13 @@ def _claim(state: Path) -> int:
     return guard
 
 
-def _load_ended(job_id: str, directory: int) -> _Job:
+def _load_ended(job_id: str, directory: int) -> Job:
     """An ended job from its directory; FileNotFoundError when that is no complete one."""
     request = job_dir.read_request(directory)
     recorded = job_dir.read_outcome(directory)
     if recorded is None:
         raise FileNotFoundError
-    job = _Job(job_id, request.spec, request.created_at, request.boot_id)
+    job = Job(job_id, request.spec, request.created_at, request.boot_id)
     job.phase = Ended(Ending.from_document(recorded))
     job.effective_limits, job.sandbox = recorded["effective_limits"], recorded["sandbox"]
     return job
@@ -762,7 +555,7 @@ def _totals(directory: int) -> OutputTotals:
         reader.close()
 
 
-def _record_ending(directory: int, job: _Job, ending: Ending) -> None:
+def _record_ending(directory: int, job: Job, ending: Ending) -> None:
     with contextlib.suppress(FileExistsError):  # as a rule the dead monitor has reserved it
         job_dir.reserve_outcome(directory)
     document = {"effective_limits": dict(job.effective_limits), "sandbox": dict(job.sandbox)}

@@ -24,8 +24,8 @@ from jobworker.core.errors import ErrorCode, JobError
 from jobworker.core.job_id import new_job_id
 from jobworker.core.outcome import Exited, OutputLimit
 from jobworker.core.spec import Limits, MiB, OnOutputLimit
+from jobworker.job import JobStatus
 from jobworker.runtime.output_log import BOTH, Chunk, Stream
-from jobworker.worker import JobStatus
 
 pytestmark = needs_root
 

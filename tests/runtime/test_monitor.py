@@ -13,10 +13,10 @@ from host import eventually, job_processes, monitor_of, needs_root, process_stat
 from jobworker import JobSpec, State, Worker
 from jobworker.core.outcome import Exited, Stopped
 from jobworker.core.spec import Limits, MiB
+from jobworker.job import JobStatus
 from jobworker.runtime import job_dir, wire
 from jobworker.runtime.monitor import _Pipe
 from jobworker.runtime.output_log import Stream
-from jobworker.worker import JobStatus
 
 pytestmark = needs_root
 
