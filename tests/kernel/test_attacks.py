@@ -46,11 +46,11 @@ def _python(code: str, *args: str, network: Network = Network.NONE) -> JobSpec:
 
 
 async def test_a_job_finds_no_key_of_the_job_that_had_its_uid_before(state: Path) -> None:
-    launcher = await asyncio.to_thread(LauncherClient.start, bootstrap(state, uids=(265_000, 265_000)))
+    launcher = await asyncio.to_thread(LauncherClient.start, bootstrap(state, uids=(265_532, 265_532)))
     async with await Worker.open(state, launcher=launcher) as worker:
         for _ in range(2):
             job, output = await run_job(worker, _python(_KEYS))
-            assert job.sandbox["uid"] == "265000"
+            assert job.sandbox["uid"] == "265532"
             assert output.split() == [b"False", b"True"] * 2
             await worker.remove(job.id)
 

@@ -58,6 +58,14 @@ def test_no_uid_is_given_to_two_processes(tmp_path: Path) -> None:
         assert first | second | own == set(range(FIRST, last + 1))
 
 
+def test_ranges_that_overlap_share_their_uids_and_others_keep_theirs(tmp_path: Path) -> None:
+    """E3: what is in use is a uid, not the place of a uid in somebody's range."""
+    with held_elsewhere(tmp_path, FIRST + 9, 10):
+        with pytest.raises(JobError, match="all 1 job uids"):
+            UidRange.open(tmp_path, FIRST + 5, FIRST + 5).lease()
+        give_back(lease_all(UidRange.open(tmp_path, FIRST + 10, FIRST + 19), 10))
+
+
 def test_a_range_that_is_used_up_says_so(tmp_path: Path) -> None:
     uids = UidRange.open(tmp_path, FIRST, FIRST + 2)
     leases = lease_all(uids, 3)

@@ -49,8 +49,9 @@ class UidRange:
             for _ in range(self._count):
                 number = self._next
                 self._next = (number + 1) % self._count
-                if _try_lock(lock, number):
-                    return UidLease(self._first + number, lock)
+                uid = self._first + number
+                if _try_lock(lock, uid):
+                    return UidLease(uid, lock)
         except OSError:
             os.close(lock)
             raise
@@ -58,9 +59,10 @@ class UidRange:
         raise JobError(ErrorCode.EXHAUSTED, f"all {self._count} job uids are in use; wait for jobs to end")
 
 
-def _try_lock(file: int, number: int) -> bool:
+def _try_lock(file: int, uid: int) -> bool:
+    """Locks the byte that stands for the uid itself, since launchers may have ranges that overlap."""
     try:
-        fcntl.fcntl(file, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, number, 1, 0))
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, uid, 1, 0))
     except OSError as error:
         if error.errno in {errno.EAGAIN, errno.EACCES}:
             return False
