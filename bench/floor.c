@@ -169,11 +169,26 @@ static void prepare_tree(const char *place, const char *controllers, int is_v2)
         hand_down(tree->path);
 }
 
+/* Whether a version 2 tree is mounted, which counts cpu time as well as cpuacct does. */
+static int has_v2_tree(void)
+{
+    FILE *mountinfo = fopen("/proc/self/mountinfo", "re");
+    char line[4096];
+    int found = 0;
+    if (!mountinfo)
+        die("/proc/self/mountinfo");
+    while (fgets(line, sizeof line, mountinfo))
+        found |= strstr(line, " - cgroup2 ") != NULL;
+    fclose(mountinfo);
+    return found;
+}
+
 /* Our groups in the trees that limit jobs: version 2, and each version 1 tree with a controller that jobs use. */
 static void prepare_trees(void)
 {
     FILE *mountinfo = fopen("/proc/self/mountinfo", "re");
     char line[4096], place[128], kind[64], options[256], path[PATH_MAX];
+    int has_v2 = has_v2_tree();
     if (!mountinfo)
         die("/proc/self/mountinfo");
     while (fgets(line, sizeof line, mountinfo) && tree_count < MAX_TREES) {
@@ -181,7 +196,7 @@ static void prepare_trees(void)
         if (!rest || sscanf(line, "%*s %*s %*s %*s %127s", place) != 1 ||
             sscanf(rest, " - %63s %*s %255s", kind, options) != 2)
             continue;
-        if (strcmp(kind, "cgroup") == 0) {
+        if (strcmp(kind, "cgroup") == 0 && !(has_v2 && strcmp(options, "rw,cpuacct") == 0)) {
             strcat(options, "\n");
             prepare_tree(place, options, 0);
         } else if (strcmp(kind, "cgroup2") == 0) {
@@ -199,11 +214,15 @@ static void prepare_trees(void)
 /* Sets a limit where the host has it, and reads it back. */
 static void limit(const struct tree *tree, const char *id, const char *file, const char *value)
 {
+    char shown[4096];
     const char *path = in_group(tree, id, file);
-    if (write_file(path, value) == 0)
-        read_file(path);
-    else if (errno != ENOENT)
-        die(path);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    if (fd < 0 && errno == ENOENT)
+        return;
+    check(fd, path);
+    check(write(fd, value, strlen(value)), path);
+    check(pread(fd, shown, sizeof shown, 0), path);
+    close(fd);
 }
 
 static void make_groups(const char *id)
@@ -221,6 +240,8 @@ static void make_groups(const char *id)
         }
         if (tree->has_pids)
             limit(tree, id, "pids.max", "256");
+        if (tree->has_cpu)
+            limit(tree, id, tree->is_v2 ? "cpu.weight" : "cpu.shares", tree->is_v2 ? "100" : "1024");
     }
 }
 
@@ -265,16 +286,23 @@ static void kill_all(const char *id)
 static void read_usage(const char *id)
 {
     for (const struct tree *tree = trees; tree < trees + tree_count; tree++) {
-        if (tree->has_cpuacct)
-            read_file(in_group(tree, id, "cpuacct.usage"));
-        if (tree->has_cpu)
+        if (tree->has_cpu || tree->is_v2)
             read_file(in_group(tree, id, "cpu.stat"));
+        else if (tree->has_cpuacct)
+            read_file(in_group(tree, id, "cpuacct.usage"));
         if (tree->has_memory) {
             read_file(in_group(tree, id, tree->is_v2 ? "memory.peak" : "memory.max_usage_in_bytes"));
             read_file(in_group(tree, id, tree->is_v2 ? "memory.events" : "memory.oom_control"));
         }
         if (tree->has_io)
             read_file(in_group(tree, id, tree->is_v2 ? "io.stat" : "blkio.throttle.io_service_bytes"));
+        if (tree->has_io && !tree->is_v2)
+            read_file(in_group(tree, id, "blkio.throttle.io_serviced"));
+        if (tree->has_pids) {
+            read_file(in_group(tree, id, "pids.events"));
+            if (access(in_group(tree, id, "pids.peak"), R_OK) == 0) /* from Linux 6.11 on */
+                read_file(in_group(tree, id, "pids.peak"));
+        }
     }
 }
 

@@ -125,15 +125,7 @@ OUTCOMES: list[Outcome] = [
 ]
 COUNT = st.none() | BYTES
 SECONDS = st.none() | st.floats(0, 1e9)
-USAGE = st.builds(
-    Usage,
-    cpu_seconds=SECONDS,
-    throttled_seconds=SECONDS,
-    memory_peak=COUNT,
-    oom_kills=COUNT,
-    io_read_bytes=COUNT,
-    io_write_bytes=COUNT,
-)
+USAGE = st.builds(Usage, **{item.name: SECONDS if item.name.endswith("_seconds") else COUNT for item in fields(Usage)})
 TOTALS = st.builds(
     OutputTotals,
     stdout_bytes=BYTES,

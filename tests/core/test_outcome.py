@@ -109,6 +109,19 @@ def test_an_ending_comes_back_from_its_document_unchanged(ending: Ending) -> Non
         assert part.keys() == {item.name for item in fields(kind)}
 
 
+def test_an_ending_that_an_earlier_release_wrote_is_read() -> None:
+    """What it did not count is unknown."""
+    document = json.loads("""{
+        "outcome": {"kind": "exited", "code": 3}, "started_at": 1.5, "ended_at": 2.5,
+        "usage": {"cpu_seconds": 0.5, "throttled_seconds": 0.0, "memory_peak": 4096, "oom_kills": 0,
+                  "io_read_bytes": 1, "io_write_bytes": 2},
+        "output": {"stdout_bytes": 3, "stderr_bytes": 0, "dropped_bytes": 0, "dropped_reason": null}
+    }""")
+    usage = Ending.from_document(document).usage
+    assert (usage.cpu_seconds, usage.memory_peak, usage.io_write_bytes) == (0.5, 4096, 2)
+    assert (usage.pids_peak, usage.cpu_periods, usage.memory_current) == (None, None, None)
+
+
 def test_what_the_host_cannot_tell_is_none_and_not_zero() -> None:
     assert set(Usage().to_document().values()) == {None}
 

@@ -21,6 +21,31 @@ from jobworker.worker import bootstrap
 pytestmark = needs_root
 
 
+@pytest.fixture
+def big_file(programs: Path) -> Iterator[Path]:
+    """16 MiB on the disk under /, where jobs may read it."""
+    path = programs / "big"
+    path.write_bytes(os.urandom(16 * MiB))
+    path.chmod(0o644)
+    with path.open("rb") as file:
+        os.fsync(file)
+    yield path
+    path.unlink()
+
+
+def _root_has_a_disk() -> bool:
+    try:
+        disk_of("/", Path("/proc/self/mountinfo").read_text())
+    except Exception:  # noqa: BLE001 - the tests of block_device tell which
+        return False
+    return True
+
+
+needs_disk = pytest.mark.skipif(
+    not _root_has_a_disk(), reason="needs a disk of its own under /: io limits are for disks"
+)
+
+
 async def _share_of_a_core(worker: Worker, programs: Path, cpu: float | None) -> tuple[float, float]:
     """What a busy job gets, by its own clock, and how long the kernel kept it from running."""
     spin = JobSpec(program=JOB_PYTHON, args=(str(programs / "spin.py"), "3"), limits=Limits(cpu=cpu))
@@ -66,6 +91,90 @@ async def test_a_file_in_memory_does_not_get_around_the_memory_limit(worker: Wor
         assert job.usage.memory_peak <= limit
 
 
+@needs_disk
+async def test_cached_files_do_not_get_around_the_memory_limit(worker: Worker, big_file: Path) -> None:
+    """S2. What a job reads is charged to it and given up for it; the control has room and keeps it all."""
+    peaks = {}
+    for limit in (8 * MiB, 64 * MiB):
+        with big_file.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        read = JobSpec(program="/bin/cat", args=(str(big_file),), limits=Limits(memory=limit))
+        job = await worker.wait((await worker.start(read)).id)
+        assert (job.state, job.output.stdout_bytes) == (State.COMPLETED, 16 * MiB)
+        peaks[limit] = job.usage.memory_peak or 0
+    assert peaks[8 * MiB] <= 8 * MiB
+    assert peaks[64 * MiB] >= 16 * MiB
+
+
+#: Busy on one cpu, with as many processes as the first argument says.
+_BUSY = """
+import os, sys
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+if any(os.fork() == 0 for _ in range(int(sys.argv[1]) - 1)):
+    pass
+print(flush=True)
+while True:
+    pass
+"""
+
+
+async def test_jobs_share_a_busy_cpu_alike_however_many_processes_they_have(worker: Worker, state: Path) -> None:
+    """S2. The control: with a tenth of the weight the one process gets what that is worth."""
+    one, eight = [
+        await start_talking(worker, JobSpec(program=JOB_PYTHON, args=("-c", _BUSY, count))) for count in ("1", "8")
+    ]
+
+    async def used() -> list[float]:
+        return [(await worker.status(job.id)).usage.cpu_seconds or 0.0 for job in (one, eight)]
+
+    async def share() -> float:
+        """The part of the cpu that the one process gets while both together get a second."""
+        before = now = await used()
+        while sum(now) - sum(before) < 1:
+            now = await used()
+        return (now[0] - before[0]) / (sum(now) - sum(before))
+
+    assert 0.3 < await share() < 0.7
+    for group in job_groups(state):
+        for file, value in (("cpu.shares", "102"), ("cpu.weight", "10")):
+            if group.name == one.id and (group / file).exists():
+                (group / file).write_text(value)
+    assert await share() < 0.3
+
+
+async def test_what_a_job_uses_is_told_while_it_runs_and_in_its_outcome(worker: Worker, big_file: Path) -> None:
+    """S2. All that this kernel counts, of all the jobs limits are for."""
+    busy = "dd if={} of=/dev/null iflag=direct bs=1M status=none; i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done"
+    limits = Limits(cpu=0.3, pids=8, memory=64 * MiB)
+    job = await start_talking(
+        worker,
+        JobSpec(program="/bin/sh", args=("-c", busy.format(big_file) + "; echo; exec sleep 1000"), limits=limits),
+    )
+    now = (await worker.status(job.id)).usage
+    await worker.stop(job.id)
+    ended = (await worker.status(job.id)).usage
+    for usage in (now, ended):
+        assert usage.cpu_seconds is not None
+        assert usage.cpu_seconds > 0.1
+        assert usage.cpu_user_seconds is None or 0 < usage.cpu_user_seconds <= usage.cpu_seconds
+        assert usage.cpu_periods is not None
+        assert usage.throttled_periods is not None
+        assert 0 < usage.throttled_periods <= usage.cpu_periods
+        assert usage.throttled_seconds
+        assert usage.memory_peak is None or MiB // 8 < usage.memory_peak <= 64 * MiB
+        assert usage.pids_peak in {None, 2}
+        assert not usage.pids_limit_hits
+        assert usage.oom_kills == 0
+        if _root_has_a_disk():
+            assert usage.io_read_bytes is not None
+            assert usage.io_read_bytes >= 16 * MiB
+            assert usage.io_read_operations is not None
+            assert usage.io_read_operations >= 16
+    assert now.pids_current == 1
+    assert now.memory_current
+    assert (ended.pids_current, ended.memory_current) == (None, None)
+
+
 async def test_a_limit_on_processes_holds_a_fork_bomb(worker: Worker, state: Path, programs: Path) -> None:
     """S2. The control: with a higher limit it makes more."""
     for limit in (20, 60):
@@ -73,6 +182,9 @@ async def test_a_limit_on_processes_holds_a_fork_bomb(worker: Worker, state: Pat
         job = await start_talking(worker, bomb)
         assert [chunk.data async for chunk in worker.output(job.id, follow=False)] == [b"%d\n" % (limit - 1)]
         assert len(job_processes(state, job.id)) == limit
+        usage = (await worker.status(job.id)).usage
+        assert usage.pids_limit_hits != 0
+        assert (usage.pids_current, usage.pids_peak) in {(limit, limit), (limit, None)}
         other = await worker.start(JobSpec(program="/bin/true"))
         assert (await worker.wait(other.id)).state is State.COMPLETED
         assert (await worker.stop(job.id)).state is State.STOPPED
@@ -88,32 +200,8 @@ async def test_no_limits_at_all_are_possible(worker: Worker) -> None:
     """S2."""
     free = Limits(memory=None, pids=None)
     job, output = await run_job(worker, JobSpec(program="/bin/echo", args=("hi",), limits=free))
-    assert (job.state, output, dict(job.effective_limits)) == (State.COMPLETED, b"hi\n", {})
-
-
-@pytest.fixture
-def big_file(programs: Path) -> Iterator[Path]:
-    """16 MiB on the disk under /, where jobs may read it."""
-    path = programs / "big"
-    path.write_bytes(os.urandom(16 * MiB))
-    path.chmod(0o644)
-    with path.open("rb") as file:
-        os.fsync(file)
-    yield path
-    path.unlink()
-
-
-def _root_has_a_disk() -> bool:
-    try:
-        disk_of("/", Path("/proc/self/mountinfo").read_text())
-    except Exception:  # noqa: BLE001 - the tests of block_device tell which
-        return False
-    return True
-
-
-needs_disk = pytest.mark.skipif(
-    not _root_has_a_disk(), reason="needs a disk of its own under /: io limits are for disks"
-)
+    assert (job.state, output) == (State.COMPLETED, b"hi\n")
+    assert job.effective_limits.keys() <= {"cpu_shares", "cpu_weight"}
 
 
 @needs_disk

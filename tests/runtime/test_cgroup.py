@@ -1,6 +1,7 @@
 """Control groups: which trees a host has, what a limit becomes in each, and refusals that name the remedy."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobworker.core.errors import ErrorCode, JobError
+from jobworker.core.outcome import Usage
 from jobworker.core.spec import Limits, MiB
 from jobworker.runtime.cgroup import Cgroup, CgroupHost, Hierarchy, Knob, find_hierarchies, knobs_v1, knobs_v2
 
@@ -72,12 +74,12 @@ def test_a_pure_v2_host_has_one_tree(tmp_path: Path) -> None:
 
 
 def test_a_hybrid_host_has_v1_controllers_and_a_v2_tree_without_any(tmp_path: Path) -> None:
+    """Except for cpuacct: the v2 tree counts the time that is used, and one group less is one less to make."""
     v2_tree(tmp_path / "unified", "")
     own = "8:pids:/\n4:memory:/agent\n1:cpu:/\n0::/\n"
     assert found(HYBRID_ONE_TREE_A_CONTROLLER, tmp_path, own) == [
         ("unified", (), True),
         ("cpu", ("cpu",), False),
-        ("cpuacct", ("cpuacct",), False),
         ("memory", ("memory",), False),
         ("blkio", ("blkio",), False),
         ("pids", ("pids",), False),
@@ -118,32 +120,34 @@ DISK = "254:0"
 UNLIMITED = Limits(memory=None, pids=None)
 # limits → (what v1 writes, what v2 writes), as file and value
 TABLE: list[tuple[Limits, dict[str, str], dict[str, str]]] = [
-    (UNLIMITED, {}, {}),
+    (UNLIMITED, {"cpu.shares": "1024"}, {"cpu.weight": "100"}),
     (
         Limits(memory=64 * MiB + 5, pids=None),
-        {"memory.limit_in_bytes": "67108864", "memory.memsw.limit_in_bytes": "67108864"},
-        {"memory.max": "67108864", "memory.swap.max": "0", "memory.oom.group": "1"},
+        {"memory.limit_in_bytes": "67108864", "memory.memsw.limit_in_bytes": "67108864", "cpu.shares": "1024"},
+        {"memory.max": "67108864", "memory.swap.max": "0", "memory.oom.group": "1", "cpu.weight": "100"},
     ),
-    (Limits(memory=None, pids=7), {"pids.max": "7"}, {"pids.max": "7"}),
+    (Limits(memory=None, pids=7), {"pids.max": "7", "cpu.shares": "1024"}, {"pids.max": "7", "cpu.weight": "100"}),
     (
         Limits(memory=None, pids=None, cpu=0.5),
-        {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "50000"},
-        {"cpu.max": "50000 100000"},
+        {"cpu.shares": "1024", "cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "50000"},
+        {"cpu.weight": "100", "cpu.max": "50000 100000"},
     ),
     (
         Limits(memory=None, pids=None, cpu=2.25),
-        {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "225000"},
-        {"cpu.max": "225000 100000"},
+        {"cpu.shares": "1024", "cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "225000"},
+        {"cpu.weight": "100", "cpu.max": "225000 100000"},
     ),
     (
         Limits(memory=None, pids=None, io_read_bps=10, io_write_bps=20, io_read_iops=30, io_write_iops=40),
         {
+            "cpu.shares": "1024",
             "blkio.throttle.read_bps_device": "254:0 10",
             "blkio.throttle.write_bps_device": "254:0 20",
             "blkio.throttle.read_iops_device": "254:0 30",
             "blkio.throttle.write_iops_device": "254:0 40",
         },
         {
+            "cpu.weight": "100",
             "io.max": "254:0 rbps=10",
             "io.max ": "254:0 wbps=20",
             "io.max  ": "254:0 riops=30",
@@ -176,8 +180,8 @@ def test_a_limit_becomes_the_values_that_the_kernel_documents(
     )
 )
 def test_both_versions_limit_the_same_things(limits: Limits) -> None:
-    by_v1 = {knob.controller for knob in knobs_v1(limits, DISK)}
-    by_v2 = {knob.controller for knob in knobs_v2(limits, DISK)}
+    by_v1 = {knob.controller for knob in knobs_v1(limits, DISK) if not knob.is_default}
+    by_v2 = {knob.controller for knob in knobs_v2(limits, DISK) if not knob.is_default}
     asked = {
         "cpu": limits.cpu is not None,
         "memory": limits.memory is not None,
@@ -241,10 +245,11 @@ def test_groups_are_made_limited_measured_and_removed_on_this_host() -> None:
             assert effective["memory"] == str(64 * MiB)
             assert effective["pids"] == "9"
             assert host.names() == {"a-job"}
-            usage = group.usage()
-            assert usage.cpu_seconds == 0
-            assert usage.oom_kills == 0
-            assert usage.memory_peak is not None
+            usage = group.usage_now()
+            unknown = {name for name, amount in usage.to_document().items() if amount is None}
+            old_kernels_tell_not = {"cpu_user_seconds", "cpu_system_seconds", "pids_peak", "memory_peak"}
+            assert unknown <= old_kernels_tell_not | {"pids_limit_hits"}
+            assert not any(usage.to_document().values())
             group.create()  # what is left of an earlier one is no obstacle
             group.wait_empty()
         finally:
@@ -256,6 +261,82 @@ def test_groups_are_made_limited_measured_and_removed_on_this_host() -> None:
     finally:
         host.remove_parent()
     assert not [tree.path for tree in host.hierarchies if list(Path(tree.path).glob(f"jobworker-test-{os.getpid()}"))]
+
+
+#: What groups of Linux 6.12 show after a busy job, as version 2 and as version 1 have it.
+USED_V2 = {
+    "cpu.stat": "usage_usec 2500000\nuser_usec 2000000\nsystem_usec 500000\nnice_usec 0\n"
+    "nr_periods 40\nnr_throttled 30\nthrottled_usec 1250000\nnr_bursts 0\nburst_usec 0\n",
+    "memory.current": "1048576\n",
+    "memory.peak": "4194304\n",
+    "memory.events": "low 0\nhigh 0\nmax 12\noom 1\noom_kill 2\noom_group_kill 1\n",
+    "io.stat": "254:0 rbytes=4096 wbytes=8192 rios=1 wios=2 dbytes=0 dios=0\n"
+    "7:0 \n8:0 rbytes=1 wbytes=0 rios=1 wios=0\n",
+    "pids.current": "3\n",
+    "pids.peak": "9\n",
+    "pids.events": "max 5\n",
+}
+USED_V1 = {
+    "cpu.stat": "nr_periods 40\nnr_throttled 30\nthrottled_time 1250000000\n",
+    "cpuacct.usage": "2500000000\n",
+    "memory.usage_in_bytes": "1048576\n",
+    "memory.max_usage_in_bytes": "4194304\n",
+    "memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n",
+    "blkio.throttle.io_service_bytes": "254:0 Read 4096\n254:0 Write 8192\n254:0 Total 12288\n"
+    "8:0 Read 1\nTotal 12289\n",
+    "blkio.throttle.io_serviced": "254:0 Read 1\n254:0 Write 2\n254:0 Total 3\n8:0 Read 1\nTotal 4\n",
+    "pids.current": "3\n",
+    "pids.events": "max 5\n",
+}
+USED = Usage(
+    cpu_seconds=2.5,
+    cpu_user_seconds=2.0,
+    cpu_system_seconds=0.5,
+    cpu_periods=40,
+    throttled_periods=30,
+    throttled_seconds=1.25,
+    memory_current=1 * MiB,
+    memory_peak=4 * MiB,
+    oom_kills=2,
+    io_read_bytes=4097,
+    io_write_bytes=8192,
+    io_read_operations=2,
+    io_write_operations=2,
+    pids_current=3,
+    pids_peak=9,
+    pids_limit_hits=5,
+)
+#: What Linux before 6.11 does not count in a version 1 group, and version 1 not at all.
+V1_CANNOT_TELL = {"cpu_user_seconds": None, "cpu_system_seconds": None, "pids_peak": None}
+
+
+@pytest.mark.parametrize(
+    ("files", "controllers", "is_v2", "used"),
+    [
+        (USED_V2, ("cpu", "memory", "io", "pids"), True, USED),
+        (USED_V1, ("cpu", "cpuacct", "memory", "blkio", "pids"), False, replace(USED, **V1_CANNOT_TELL)),
+    ],
+)
+def test_what_a_job_has_used_is_read_as_the_kernel_counts_it(
+    tmp_path: Path,
+    files: dict[str, str],
+    controllers: tuple[str, ...],
+    is_v2: bool,  # noqa: FBT001
+    used: Usage,
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    tree = Hierarchy(str(tmp_path), controllers, is_v2)
+    now = Cgroup([(tree, str(tmp_path))]).usage_now()
+    assert {name: pytest.approx(amount) for name, amount in used.to_document().items()} == now.to_document()
+    in_all = Cgroup([(tree, str(tmp_path))]).usage()
+    assert in_all == replace(now, memory_current=None, pids_current=None)
+
+
+@pytest.mark.parametrize("is_v2", [True, False])
+def test_what_the_kernel_does_not_count_is_unknown_and_not_zero(tmp_path: Path, is_v2: bool) -> None:  # noqa: FBT001
+    tree = Hierarchy(str(tmp_path), (), is_v2)
+    assert Cgroup([(tree, str(tmp_path))]).usage_now() == Usage()
 
 
 @needs_root

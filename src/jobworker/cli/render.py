@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 from jobworker.cli.escape import escape_text
 from jobworker.client.model import Job, rfc3339
 from jobworker.core.lifecycle import State
-from jobworker.core.outcome import Exited, Outcome, Signaled, describe, outcome_kind
+from jobworker.core.outcome import Exited, Outcome, Signaled, Usage, describe, outcome_kind
 from jobworker.core.units import format_duration, format_size
 
 _SHORT_ID: Final = 12
@@ -67,12 +67,15 @@ def print_job(job: Job, now: float) -> None:
         "STARTED": _given(job.started_at, rfc3339),
         "ENDED": _given(job.ended_at, rfc3339),
         "DURATION": _running_time(job, now),
-        "CPU TIME": _given(usage.cpu_seconds, format_duration),
-        "THROTTLED": _given(usage.throttled_seconds, format_duration),
+        "CPU TIME": _cpu_time(usage),
+        "THROTTLED": _throttled(usage),
+        "MEMORY": _given(usage.memory_current, format_size),
         "MEMORY PEAK": _given(usage.memory_peak, format_size),
         "OOM KILLS": _given(usage.oom_kills, str),
-        "IO READ": _given(usage.io_read_bytes, format_size),
-        "IO WRITTEN": _given(usage.io_write_bytes, format_size),
+        "IO READ": _io(usage.io_read_bytes, usage.io_read_operations),
+        "IO WRITTEN": _io(usage.io_write_bytes, usage.io_write_operations),
+        "PROCESSES": _given(usage.pids_current, str),
+        "PROCESSES PEAK": _processes_peak(usage),
         "STDOUT": format_size(output.stdout_bytes),
         "STDERR": format_size(output.stderr_bytes),
         "DROPPED": f"{output.dropped_bytes} bytes ({output.dropped_reason})" if output.dropped_bytes else "",
@@ -131,6 +134,33 @@ def _running_time(job: Job, now: float) -> str:
     if job.started_at is None:
         return "-"
     return format_duration(max(0.0, (job.ended_at or now) - job.started_at))
+
+
+def _cpu_time(usage: Usage) -> str:
+    if usage.cpu_seconds is None:
+        return ""
+    total = format_duration(usage.cpu_seconds)
+    if usage.cpu_user_seconds is None or usage.cpu_system_seconds is None:
+        return total
+    return (
+        f"{total} ({format_duration(usage.cpu_user_seconds)} user, {format_duration(usage.cpu_system_seconds)} system)"
+    )
+
+
+def _throttled(usage: Usage) -> str:
+    if not usage.throttled_seconds:
+        return _given(usage.throttled_seconds, format_duration)
+    return f"{format_duration(usage.throttled_seconds)} (in {usage.throttled_periods} of {usage.cpu_periods} periods)"
+
+
+def _io(size: int | None, operations: int | None) -> str:
+    counted = f" in {operations} operations" if operations else ""
+    return "" if size is None else format_size(size) + counted
+
+
+def _processes_peak(usage: Usage) -> str:
+    refused = f"more were refused {usage.pids_limit_hits} times" if usage.pids_limit_hits else ""
+    return ", ".join(filter(None, (_given(usage.pids_peak, str), refused)))
 
 
 def _given(value: _Fact | None, show: Callable[[_Fact], str]) -> str:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Collection, Mapping
+from dataclasses import fields
 from typing import Any, Final, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
@@ -60,6 +61,8 @@ _NUMBERS: Final = {
     "io_write_iops": "io_write_iops",
     "output_bytes": "output_bytes",
 }
+# The parts of a job's usage that have another name on the wire.
+_USAGE: Final = {"memory_current": "memory_current_bytes", "memory_peak": "memory_peak_bytes"}
 
 
 def wire_value(table: Mapping[_Wire, _Value], value: _Value) -> _Wire:
@@ -193,17 +196,8 @@ def _outcome_from_message(message: pb2.Outcome) -> Outcome:
 
 
 def _usage_from_message(message: pb2.Usage) -> Usage:
-    def number(field: str) -> int | None:
-        return getattr(message, field) if message.HasField(field) else None
-
-    return Usage(
-        cpu_seconds=number("cpu_seconds"),
-        throttled_seconds=number("throttled_seconds"),
-        memory_peak=number("memory_peak_bytes"),
-        oom_kills=number("oom_kills"),
-        io_read_bytes=number("io_read_bytes"),
-        io_write_bytes=number("io_write_bytes"),
-    )
+    names = {_USAGE.get(item.name, item.name): item.name for item in fields(Usage)}
+    return Usage(**{ours: getattr(message, theirs) for theirs, ours in names.items() if message.HasField(theirs)})
 
 
 def _totals_from_message(message: pb2.OutputTotals) -> OutputTotals:

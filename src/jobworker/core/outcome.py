@@ -122,15 +122,28 @@ def describe(outcome: Outcome) -> str:
 class Usage:
     """What a job has used so far, as the kernel counts it; None where the host cannot tell.
 
-    cpu and throttled times in seconds, sizes in bytes.
+    Times in seconds, sizes in bytes. A cpu limit is kept in periods: of `cpu_periods` in which
+    the job wanted to run it was held back in `throttled_periods`, for `throttled_seconds` in all.
+    `pids_limit_hits` counts the forks that the limit on processes refused. What is in use *now*,
+    `memory_current` and `pids_current`, is None once the job has ended.
     """
 
     cpu_seconds: float | None = None
+    cpu_user_seconds: float | None = None
+    cpu_system_seconds: float | None = None
+    cpu_periods: int | None = None
+    throttled_periods: int | None = None
     throttled_seconds: float | None = None
+    memory_current: int | None = None
     memory_peak: int | None = None
     oom_kills: int | None = None
     io_read_bytes: int | None = None
     io_write_bytes: int | None = None
+    io_read_operations: int | None = None
+    io_write_operations: int | None = None
+    pids_current: int | None = None
+    pids_peak: int | None = None
+    pids_limit_hits: int | None = None
 
     def to_document(self) -> dict[str, Any]:
         """The usage as plain JSON values."""

@@ -11,9 +11,10 @@ import os
 import select
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, Self
+from dataclasses import dataclass, replace
+from typing import Any, Final, Self
 
 from jobworker.core.errors import ErrorCode, JobError
 from jobworker.core.outcome import Usage
@@ -26,6 +27,9 @@ _USED_V1: Final = ("cpu", "cpuacct", "memory", "blkio", "pids")
 _USED_V2: Final = ("cpu", "memory", "io", "pids")
 _V1_NAME: Final = {"io": "blkio"}
 _REMOVE_TIMEOUT: Final = 10.0
+# Every job has the same weight, so that one with a thousand threads gets no more of a busy cpu than one with one.
+_CPU_SHARES_V1: Final = "1024"
+_CPU_WEIGHT_V2: Final = "100"
 
 _HINTS: Final = {
     "memory": "boot with cgroup_enable=memory",
@@ -53,7 +57,8 @@ class Knob:
     file: str
     value: str
     shows: str
-    optional: bool = False  # the file may be missing where it has nothing to limit
+    limits_swap: bool = False  # its file may be missing where there is no swap
+    is_default: bool = False  # nobody has asked for it, so a host without it runs the job all the same
 
 
 def find_hierarchies(mountinfo: str, own_groups: str, is_delegated: bool = False) -> list[Hierarchy]:  # noqa: FBT001, FBT002
@@ -76,6 +81,8 @@ def find_hierarchies(mountinfo: str, own_groups: str, is_delegated: bool = False
             controllers = tuple(name for name in _USED_V1 if name in mounted)
             if controllers:
                 found.setdefault(",".join(controllers), Hierarchy(mount_point, controllers, is_v2=False))
+    if "v2" in found:
+        found.pop("cpuacct", None)  # every v2 tree counts the time that its groups use
     return sorted(found.values(), key=lambda hierarchy: not hierarchy.is_v2)
 
 
@@ -85,9 +92,10 @@ def knobs_v1(limits: Limits, disk: str | None) -> Iterator[Knob]:
         size = str(limits.memory // _PAGE * _PAGE)
         yield Knob("memory", "memory", "memory.limit_in_bytes", size, size)
         # Memory and swap together; there is nothing to limit without swap accounting.
-        yield Knob("memory_and_swap", "memory", "memory.memsw.limit_in_bytes", size, size, optional=True)
+        yield Knob("memory_and_swap", "memory", "memory.memsw.limit_in_bytes", size, size, limits_swap=True)
     if limits.pids is not None:
         yield Knob("pids", "pids", "pids.max", str(limits.pids), str(limits.pids))
+    yield Knob("cpu_shares", "cpu", "cpu.shares", _CPU_SHARES_V1, _CPU_SHARES_V1, is_default=True)
     if limits.cpu is not None:
         quota = str(round(limits.cpu * _CPU_PERIOD_US))
         yield Knob("cpu_period_us", "cpu", "cpu.cfs_period_us", str(_CPU_PERIOD_US), str(_CPU_PERIOD_US))
@@ -112,10 +120,11 @@ def knobs_v2(limits: Limits, disk: str | None) -> Iterator[Knob]:
     if limits.memory is not None:
         size = str(limits.memory // _PAGE * _PAGE)
         yield Knob("memory", "memory", "memory.max", size, size)
-        yield Knob("swap", "memory", "memory.swap.max", "0", "0", optional=True)
+        yield Knob("swap", "memory", "memory.swap.max", "0", "0", limits_swap=True)
         yield Knob("oom_kills_all", "memory", "memory.oom.group", "1", "1")
     if limits.pids is not None:
         yield Knob("pids", "pids", "pids.max", str(limits.pids), str(limits.pids))
+    yield Knob("cpu_weight", "cpu", "cpu.weight", _CPU_WEIGHT_V2, _CPU_WEIGHT_V2, is_default=True)
     if limits.cpu is not None:
         quota = f"{round(limits.cpu * _CPU_PERIOD_US)} {_CPU_PERIOD_US}"
         yield Knob("cpu_max", "cpu", "cpu.max", quota, quota)
@@ -202,10 +211,9 @@ class Cgroup:
         for knob in self._knobs(limits, disk):
             path = f"{self._path_of(knob.controller)}/{knob.file}"
             try:
-                _write(path, knob.value)
-                shown = _read(path)
+                shown = _set(path, knob.value)
             except FileNotFoundError as error:
-                if knob.optional and not _host_has_swap():
+                if knob.is_default or (knob.limits_swap and not _host_has_swap()):
                     continue
                 raise _cannot_limit(knob, "its file is missing") from error
             except OSError as error:
@@ -222,7 +230,7 @@ class Cgroup:
         chosen = []
         for knobs, version in ((knobs_v2(limits, disk), 2), (knobs_v1(limits, disk), 1)):
             chosen += [knob for knob in knobs if self._version_of(knob.controller) == version]
-        wanted = {knob.controller for knob in knobs_v2(limits, disk)}
+        wanted = {knob.controller for knob in knobs_v2(limits, disk) if not knob.is_default}
         for controller in sorted(wanted - {knob.controller for knob in chosen}):
             raise JobError(
                 ErrorCode.UNSUPPORTED,
@@ -348,54 +356,84 @@ class Cgroup:
 
     def oom_kills(self) -> int:
         """How many of the job's processes the kernel has killed for want of memory."""
-        path = self._path_of("memory")
-        file = "memory.events" if self._version_of("memory") == 2 else "memory.oom_control"
-        return _keyed(f"{path}/{file}").get("oom_kill", 0) if path else 0
+        return _keyed(self._file("memory", "memory.oom_control", "memory.events")).get("oom_kill", 0)
 
     def usage(self) -> Usage:
-        """What the job has used so far, as the kernel counts it."""
-        cpu, throttled = self._cpu_seconds()
-        memory_path = self._path_of("memory")
-        peak_file = "memory.peak" if self._version_of("memory") == 2 else "memory.max_usage_in_bytes"
-        peak = _read_or_empty(f"{memory_path}/{peak_file}") if memory_path else ""
-        read, written = self._io_bytes()
+        """What the job has used in all so far, as the kernel counts it."""
         return Usage(
-            cpu_seconds=cpu,
-            throttled_seconds=throttled,
-            memory_peak=int(peak) if peak else None,
-            oom_kills=self.oom_kills() if memory_path else None,
-            io_read_bytes=read,
-            io_write_bytes=written,
+            **self._cpu(),
+            **self._io(),
+            memory_peak=self._number("memory", "memory.max_usage_in_bytes", "memory.peak"),
+            oom_kills=self.oom_kills() if self._path_of("memory") else None,
+            pids_peak=self._number("pids", "pids.peak", "pids.peak"),
+            pids_limit_hits=self._pids_limit_hits(),
         )
 
-    def _cpu_seconds(self) -> tuple[float | None, float | None]:
-        path = self._path_of("cpu")
-        if path is not None and self._version_of("cpu") == 2:
-            stat = _keyed(f"{path}/cpu.stat")
-            return stat.get("usage_usec", 0) / 1e6, stat.get("throttled_usec", 0) / 1e6
-        accounting = self._path_of("cpuacct")
-        used = _read_or_empty(f"{accounting}/cpuacct.usage") if accounting else ""
-        throttled = _keyed(f"{path}/cpu.stat").get("throttled_time") if path else None
-        return (int(used) / 1e9 if used else None), (throttled / 1e9 if throttled is not None else None)
+    def usage_now(self) -> Usage:
+        """What the job has used so far, and what it has in use at this moment."""
+        return replace(
+            self.usage(),
+            memory_current=self._number("memory", "memory.usage_in_bytes", "memory.current"),
+            pids_current=self._number("pids", "pids.current", "pids.current"),
+        )
 
-    def _io_bytes(self) -> tuple[int | None, int | None]:
+    def _pids_limit_hits(self) -> int | None:
+        hits = _keyed(self._file("pids", "pids.events")).get("max")
+        # From Linux 6.11 on a version 1 group shows 0 whatever happened: pids_event() in kernel/cgroup/pids.c.
+        return hits if self._version_of("pids") == 2 else hits or None
+
+    def _file(self, controller: str, v1: str, v2: str | None = None) -> str | None:
+        """The path of a controller's file, by the name that it has in the version of this host."""
+        path = self._path_of(controller)
+        return path and f"{path}/{v2 if v2 and self._version_of(controller) == 2 else v1}"
+
+    def _number(self, controller: str, v1: str, v2: str) -> int | None:
+        """The one number in a controller's file; None where there is no such file."""
+        path = self._file(controller, v1, v2)
+        text = _read_or_empty(path) if path else ""
+        return int(text) if text else None
+
+    def _cpu(self) -> dict[str, Any]:
+        """Time used, which every v2 tree counts with its cpu controller or without, and time withheld."""
+        limited = _keyed(self._file("cpu", "cpu.stat"))
+        used = limited if self._version_of("cpu") == 2 else _keyed(self._v2 and f"{self._v2}/cpu.stat")
+        withheld = limited["throttled_usec"] * 1000 if "throttled_usec" in limited else limited.get("throttled_time")
+        return {
+            "cpu_seconds": _times(used.get("usage_usec"), 1e-6) if used else self._cpu_seconds_v1(),
+            "cpu_user_seconds": _times(used.get("user_usec"), 1e-6),
+            "cpu_system_seconds": _times(used.get("system_usec"), 1e-6),
+            "cpu_periods": limited.get("nr_periods"),
+            "throttled_periods": limited.get("nr_throttled"),
+            "throttled_seconds": _times(withheld, 1e-9),
+        }
+
+    def _cpu_seconds_v1(self) -> float | None:
+        return _times(self._number("cpuacct", "cpuacct.usage", "cpuacct.usage"), 1e-9)
+
+    def _io(self) -> dict[str, int]:
+        """What was read and written on all devices together; nothing where no controller counts it."""
         path = self._path_of("io")
         if path is None:
-            return None, None
-        read = written = 0
+            return {}
+        counts: Counter[str] = Counter()
         if self._version_of("io") == 2:
             for word in _read_or_empty(f"{path}/io.stat").split():
-                key, _, value = word.partition("=")
-                read += int(value) if key == "rbytes" else 0
-                written += int(value) if key == "wbytes" else 0
-            return read, written
-        for line in _read_or_empty(f"{path}/blkio.throttle.io_service_bytes").splitlines():
-            words = line.split()
-            if len(words) == 3 and words[1] == "Read":
-                read += int(words[2])
-            elif len(words) == 3 and words[1] == "Write":
-                written += int(words[2])
-        return read, written
+                key, _, count = word.partition("=")
+                counts[key] += int(count or 0)
+            kinds = ("rbytes", "wbytes", "rios", "wios")
+        else:
+            for file in ("io_service_bytes", "io_serviced"):
+                for line in _read_or_empty(f"{path}/blkio.throttle.{file}").splitlines():
+                    words = line.split()  # device, kind, count; the last line has no device
+                    counts[f"{file} {words[-2]}"] += int(words[-1]) if len(words) == 3 else 0
+            kinds = ("io_service_bytes Read", "io_service_bytes Write", "io_serviced Read", "io_serviced Write")
+        names = ("io_read_bytes", "io_write_bytes", "io_read_operations", "io_write_operations")
+        return {name: counts[kind] for name, kind in zip(names, kinds, strict=True)}
+
+
+def _times(count: int | None, unit: float) -> float | None:
+    """`count` units, as an amount; None stays unknown."""
+    return None if count is None else count * unit
 
 
 def _hand_down(path: str, controllers: Sequence[str]) -> None:
@@ -446,9 +484,9 @@ def _host_has_swap() -> bool:
     return len(_read("/proc/swaps").splitlines()) > 1
 
 
-def _keyed(path: str) -> Mapping[str, int]:
-    """A flat keyed file: one `name number` a line."""
-    pairs = (line.split() for line in _read_or_empty(path).splitlines())
+def _keyed(path: str | None) -> Mapping[str, int]:
+    """A flat keyed file: one `name number` a line; empty where there is none."""
+    pairs = (line.split() for line in _read_or_empty(path).splitlines()) if path else ()
     return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2}
 
 
@@ -474,5 +512,15 @@ def _write(path: str, value: str) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, value.encode())
+    finally:
+        os.close(fd)
+
+
+def _set(path: str, value: str) -> str:
+    """Writes a value, and returns what the kernel shows in its place."""
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.write(fd, value.encode())
+        return os.fsdecode(os.pread(fd, 65536, 0))
     finally:
         os.close(fd)

@@ -469,7 +469,7 @@ class Monitor:
                 with contextlib.suppress(ProcessLookupError):
                     signal.pidfd_send_signal(self._program_fd, number)
             case wire.AskUsage():
-                usage = self._job.cgroup.usage().to_document()
+                usage = self._job.cgroup.usage_now().to_document()
                 self._say(channel, wire.UsageNow(usage, self._log.totals().to_document()))
             case _:
                 self._drop_channel(channel)

@@ -65,6 +65,8 @@ _NUMBERS: Final = {
     "io_read_iops": "io_read_iops",
     "io_write_iops": "io_write_iops",
 }
+# The parts of a job's usage that have another name in the protocol.
+_USAGE: Final = {"memory_current": "memory_current_bytes", "memory_peak": "memory_peak_bytes"}
 
 
 # From the wire.
@@ -266,14 +268,7 @@ def _outcome_message(outcome: Outcome) -> pb2.Outcome:
 
 
 def _usage_message(usage: Usage) -> pb2.Usage:
-    return pb2.Usage(
-        cpu_seconds=usage.cpu_seconds,
-        throttled_seconds=usage.throttled_seconds,
-        memory_peak_bytes=usage.memory_peak,
-        oom_kills=usage.oom_kills,
-        io_read_bytes=usage.io_read_bytes,
-        io_write_bytes=usage.io_write_bytes,
-    )
+    return pb2.Usage(**{_USAGE.get(name, name): amount for name, amount in usage.to_document().items()})
 
 
 def _totals_message(totals: OutputTotals) -> pb2.OutputTotals:

@@ -154,20 +154,40 @@ class Outcome(_message.Message):
     def __init__(self, exited: _Optional[int] = ..., signaled: _Optional[int] = ..., oom_killed: _Optional[_Union[Outcome.OomKilled, _Mapping]] = ..., timed_out: _Optional[_Union[Outcome.TimedOut, _Mapping]] = ..., stopped: _Optional[_Union[Outcome.Stopped, _Mapping]] = ..., output_limit: _Optional[_Union[Outcome.OutputLimitReached, _Mapping]] = ..., lost: _Optional[_Union[Outcome.Lost, _Mapping]] = ...) -> None: ...
 
 class Usage(_message.Message):
-    __slots__ = ("cpu_seconds", "throttled_seconds", "memory_peak_bytes", "oom_kills", "io_read_bytes", "io_write_bytes")
+    __slots__ = ("cpu_seconds", "throttled_seconds", "memory_peak_bytes", "oom_kills", "io_read_bytes", "io_write_bytes", "cpu_user_seconds", "cpu_system_seconds", "cpu_periods", "throttled_periods", "memory_current_bytes", "io_read_operations", "io_write_operations", "pids_current", "pids_peak", "pids_limit_hits")
     CPU_SECONDS_FIELD_NUMBER: _ClassVar[int]
     THROTTLED_SECONDS_FIELD_NUMBER: _ClassVar[int]
     MEMORY_PEAK_BYTES_FIELD_NUMBER: _ClassVar[int]
     OOM_KILLS_FIELD_NUMBER: _ClassVar[int]
     IO_READ_BYTES_FIELD_NUMBER: _ClassVar[int]
     IO_WRITE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CPU_USER_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    CPU_SYSTEM_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    CPU_PERIODS_FIELD_NUMBER: _ClassVar[int]
+    THROTTLED_PERIODS_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_CURRENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    IO_READ_OPERATIONS_FIELD_NUMBER: _ClassVar[int]
+    IO_WRITE_OPERATIONS_FIELD_NUMBER: _ClassVar[int]
+    PIDS_CURRENT_FIELD_NUMBER: _ClassVar[int]
+    PIDS_PEAK_FIELD_NUMBER: _ClassVar[int]
+    PIDS_LIMIT_HITS_FIELD_NUMBER: _ClassVar[int]
     cpu_seconds: float
     throttled_seconds: float
     memory_peak_bytes: int
     oom_kills: int
     io_read_bytes: int
     io_write_bytes: int
-    def __init__(self, cpu_seconds: _Optional[float] = ..., throttled_seconds: _Optional[float] = ..., memory_peak_bytes: _Optional[int] = ..., oom_kills: _Optional[int] = ..., io_read_bytes: _Optional[int] = ..., io_write_bytes: _Optional[int] = ...) -> None: ...
+    cpu_user_seconds: float
+    cpu_system_seconds: float
+    cpu_periods: int
+    throttled_periods: int
+    memory_current_bytes: int
+    io_read_operations: int
+    io_write_operations: int
+    pids_current: int
+    pids_peak: int
+    pids_limit_hits: int
+    def __init__(self, cpu_seconds: _Optional[float] = ..., throttled_seconds: _Optional[float] = ..., memory_peak_bytes: _Optional[int] = ..., oom_kills: _Optional[int] = ..., io_read_bytes: _Optional[int] = ..., io_write_bytes: _Optional[int] = ..., cpu_user_seconds: _Optional[float] = ..., cpu_system_seconds: _Optional[float] = ..., cpu_periods: _Optional[int] = ..., throttled_periods: _Optional[int] = ..., memory_current_bytes: _Optional[int] = ..., io_read_operations: _Optional[int] = ..., io_write_operations: _Optional[int] = ..., pids_current: _Optional[int] = ..., pids_peak: _Optional[int] = ..., pids_limit_hits: _Optional[int] = ...) -> None: ...
 
 class OutputTotals(_message.Message):
     __slots__ = ("stdout_bytes", "stderr_bytes", "dropped_bytes", "dropped_reason")
