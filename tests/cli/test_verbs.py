@@ -243,6 +243,21 @@ def test_status_shows_people_how_a_job_ended(server, jobctl):
     assert "EXIT" not in shown
 
 
+def test_why_says_what_to_change(server, jobctl):
+    server.jobs.scripts[b"p"] = Script([], pb2.Outcome(oom_killed=pb2.Outcome.OomKilled()))
+    job_id = server.add(b"p")
+    job = server.jobs.jobs[job_id]
+    job.spec.limits.memory_bytes = 512 << 20
+    job.usage.memory_peak_bytes = 512 << 20
+    assert jobctl("why", job_id[:13]).stdout == b"killed: out of memory, peak 512 of 512 MiB; try --memory 768M\n"
+    document = json.loads(jobctl("why", "-o", "json", job_id).stdout)
+    assert document == {
+        "id": job_id,
+        "state": "FAILED",
+        "remarks": [{"what": "killed: out of memory, peak 512 of 512 MiB", "advice": "try --memory 768M"}],
+    }
+
+
 def test_status_shows_programs_one_document(server, jobctl):
     document = json.loads(jobctl("inspect", server.add(b"echo", [b"hi"])).stdout)
     assert (document["state"], document["exit_code"], document["outcome"]) == (
@@ -291,7 +306,7 @@ def test_a_wrong_command_line_is_2(jobctl, line):  # Q5
 
 
 VERBS = ["start", "run", "status", "inspect", "logs", "follow", "list", "wait", "stop", "signal", "kill", "rm"]
-VERBS += ["context", "version", "completion"]
+VERBS += ["why", "context", "version", "completion"]
 
 
 @pytest.mark.parametrize("verb", VERBS)

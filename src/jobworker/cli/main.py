@@ -70,6 +70,7 @@ class _Jobctl(VerbGroup):
         "start": "start:start",
         "run": "run:run",
         "status": "status:status",
+        "why": "why:why",
         "logs": "logs:logs",
         "list": "list:list_jobs",
         "wait": "wait:wait",

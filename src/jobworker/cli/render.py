@@ -3,13 +3,13 @@
 import json
 import shlex
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from jobworker.cli.escape import escape_text
 from jobworker.client.model import Job, rfc3339
+from jobworker.core.explanation import signal_name
 from jobworker.core.lifecycle import State
 from jobworker.core.outcome import Exited, Outcome, Signaled, Usage, describe, outcome_kind
 from jobworker.core.units import format_duration, format_size
@@ -22,7 +22,6 @@ _COLORS: Final = {
     State.FAILED.value: "red",
     State.STOPPED.value: "magenta",
 }
-_SIGNAL_NAMES: Final = {number.value: number.name for number in signal.Signals}
 _Fact = TypeVar("_Fact")
 
 
@@ -125,7 +124,7 @@ def _exit_word(outcome: Outcome | None) -> str:
         case Exited(code):
             return str(code)
         case Signaled(number):
-            return _SIGNAL_NAMES.get(number, f"SIG{number}")
+            return signal_name(number)
         case _:
             return outcome_kind(outcome)
 
