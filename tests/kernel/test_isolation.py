@@ -103,7 +103,7 @@ async def test_all_processes_of_all_jobs_are_without_any_privilege(worker: Worke
         assert len(statuses) == 8
         for status in statuses:
             assert {int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
-            assert (status["NoNewPrivs"], status["Groups"]) == ("1", "")
+            assert (status["NoNewPrivs"], status["Seccomp"], status["Groups"]) == ("1", "2", "")
             assert status["Gid"] == status["Uid"]
         [(uid, *others)] = {tuple(status["Uid"].split()) for status in statuses}
         assert {uid} == set(others) == {job.sandbox["uid"]}
@@ -469,7 +469,7 @@ async def test_the_sandbox_that_is_shown_is_the_one_there_is(worker: Worker, sta
     assert job.sandbox["uid"] == status["Uid"].split()[0]
     assert (job.sandbox["capabilities"] == "none") is (int(status["CapBnd"], 16) == 0)
     assert (job.sandbox["no_new_privs"] == "yes") is (status["NoNewPrivs"] == "1")
-    assert (job.sandbox["seccomp"] == "no") is (status["Seccomp"] == "0")
+    assert (job.sandbox["seccomp"] == "filter") is (status["Seccomp"] == "2")
     await worker.stop(job.id)
     await eventually(lambda: job_groups(state) == [])
 

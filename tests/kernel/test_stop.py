@@ -57,12 +57,12 @@ async def _stdout_of(worker: Worker, job_id: str) -> bytes:
 
 @pytest.mark.parametrize("grace", [0.0, 0.2])
 async def test_stop_ends_the_whole_tree(worker: Worker, state: Path, programs: Path, grace: float) -> None:
-    """P1. Sessions of their own, daemons, deaf, stopped and traced ones."""
+    """P1. Sessions of their own, daemons, deaf and stopped ones; tracing is refused to jobs."""
     job = await start_talking(worker, _tree(programs))
     processes = _start_times(job_processes(state, job.id))
     states = {process_status(pid)["State"][0] for pid in processes}
-    assert len(processes) == 8  # the control: they live, some of them stopped and traced
-    assert {"S", "T", "t"} <= states
+    assert len(processes) == 8  # the control: they live, some of them stopped
+    assert {"S", "T"} <= states
     job = await worker.stop(job.id, grace=grace)
     assert job.state is State.STOPPED
     assert [pid for pid, started in processes.items() if _is_alive(pid, started)] == []

@@ -1,5 +1,6 @@
 // A job that is hard to end: a child, a grandchild in a session of its own, a double-forked daemon,
-// one that ignores SIGTERM and SIGHUP, one that is stopped, and one under ptrace. All keep stdout open.
+// one that ignores SIGTERM and SIGHUP, one that is stopped, and one under ptrace where
+// that is allowed. All keep stdout open.
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -48,7 +49,7 @@ static void tracer(void) {
         raise(SIGSTOP);
         for (;;) pause();
     }
-    waitpid(traced, 0, 0);  // the traced one stays in its ptrace stop: nobody continues it
+    waitpid(traced, 0, WUNTRACED);  // it stays in its stop, of ptrace or not: nobody continues it
     ignoring();
 }
 

@@ -74,6 +74,8 @@ ORDER = [
     ("BecomeUser", "DropCapabilities", "changing users needs them"),
     ("DropCapabilities", "ForbidNewPrivileges", "what is dropped stays dropped"),
     ("ForbidNewPrivileges", "CloseDescriptors", "the last look at the host is closed at the end"),
+    ("ForbidNewPrivileges", "FilterSystemCalls", "without it the kernel takes no filter from an ordinary user"),
+    ("CloseDescriptors", "FilterSystemCalls", "the filter is the last step that confines"),
     ("BecomeUser", "EnterWorkdir", "with the job's own rights"),
     ("EnterWorkdir", "Exec", "the program comes last"),
 ]
@@ -100,7 +102,7 @@ DOCUMENTED = [
     ("session, umask, rlimits", "SetRlimits"),
     ("groups, uid, capabilities, no_new_privs", "ForbidNewPrivileges"),
     ("(Landlock)", None),
-    ("close descriptors, (seccomp)", "CloseDescriptors"),
+    ("close descriptors, seccomp", "FilterSystemCalls"),
     ("working directory, exec", "Exec"),
 ]
 

@@ -67,6 +67,11 @@ _PR_SET_NO_NEW_PRIVS: Final = 38
 _CAPABILITY_VERSION_3: Final = 0x20080522
 _NR_CAPSET: Final = {"x86_64": 126, "aarch64": 91}.get(platform.machine(), -1)
 
+# seccomp(2): linux/seccomp.h
+_NR_SECCOMP: Final = {"x86_64": 317, "aarch64": 277}.get(platform.machine(), -1)
+_SECCOMP_SET_MODE_FILTER: Final = 1
+_FILTER_INSTRUCTION_SIZE: Final = 8
+
 # keyctl(2): linux/keyctl.h
 _NR_KEYCTL: Final = {"x86_64": 250, "aarch64": 219}.get(platform.machine(), -1)
 _KEYCTL_GET_KEYRING_ID: Final = 0
@@ -156,6 +161,14 @@ def bind_read_only(source: str, target: str) -> None:
 def set_no_new_privs() -> None:
     """From now on no exec of this process or its children can gain a privilege."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def filter_system_calls(program: bytes) -> None:
+    """Every call of this process and its children is judged by `program` from now on; there is no way back."""
+    # struct sock_fprog: how many instructions, and where they are
+    instructions = ctypes.create_string_buffer(program, len(program))
+    description = struct.pack("H6xP", len(program) // _FILTER_INSTRUCTION_SIZE, ctypes.addressof(instructions))
+    _check(_libc.syscall(_NR_SECCOMP, _SECCOMP_SET_MODE_FILTER, 0, description), "seccomp")
 
 
 def drop_bounding_set() -> None:

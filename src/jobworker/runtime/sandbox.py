@@ -6,7 +6,7 @@ Order, as SECURITY.md lists it; each step is checked and a failure aborts the st
  2  new namespaces                    8  session, umask, rlimits
  3  cut mount propagation             9  groups, uid, capabilities, no_new_privs
  4  a read-only root beside the old  10  (Landlock)
- 5  pivot into it, drop the old      11  close descriptors, (seccomp)
+ 5  pivot into it, drop the old      11  close descriptors, seccomp
  6  masks, /proc, /dev, /tmp         12  working directory, exec
 """
 
@@ -17,12 +17,12 @@ import re
 import resource
 import socket
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
 from jobworker.core.spec import JobSpec, Limits, MiB, Network
-from jobworker.runtime import linux
+from jobworker.runtime import linux, seccomp
 
 #: Where a bare program name is looked up, and the job's own PATH.
 SEARCH_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -368,6 +368,16 @@ class CloseDescriptors:
 
 
 @dataclass(frozen=True, slots=True)
+class FilterSystemCalls:
+    """What the table in seccomp.py denies is denied from now on, to the program and all that it starts."""
+
+    program: bytes = field(repr=False)
+
+    def apply(self) -> None:
+        linux.filter_system_calls(self.program)
+
+
+@dataclass(frozen=True, slots=True)
 class EnterWorkdir:
     """Where the program starts; reached by path alone, with the job's own rights."""
 
@@ -474,6 +484,7 @@ def plan(spec: JobSpec, host: HostView, job: Confinement) -> list[Step]:
         DropCapabilities(),
         ForbidNewPrivileges(),
         CloseDescriptors(job.status_fd),
+        FilterSystemCalls(seccomp.PROGRAM),
         EnterWorkdir(spec.workdir or DEFAULT_WORKDIR),
         Exec(_candidates(spec.program), (spec.program, *spec.args), tuple(_environment(spec, job.job_id).items())),
     ]
@@ -492,7 +503,7 @@ def describe(spec: JobSpec, uid: int) -> dict[str, str]:
         "uid": str(uid),
         "capabilities": "none",
         "no_new_privs": "yes",
-        "seccomp": "no",
+        "seccomp": "filter",
     }
 
 
