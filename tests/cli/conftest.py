@@ -1,8 +1,11 @@
 """jobctl as a real process against a scripted server."""
 
 import os
+import pty
 import subprocess
 import sys
+import tty
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -74,3 +77,14 @@ def jobctl(authority, server, tmp_path):
         for pipe in (process.stdout, process.stderr):
             if pipe is not None:
                 pipe.close()
+
+
+@pytest.fixture
+def terminal():
+    """Both ends of a terminal that passes bytes on unchanged."""
+    near, far = pty.openpty()
+    tty.setraw(far)
+    yield near, far
+    for end in (near, far):
+        with suppress(OSError):  # the test may have closed it
+            os.close(end)

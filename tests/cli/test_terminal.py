@@ -1,27 +1,13 @@
 """jobctl on terminals, on pipes that close, and when it is told to leave."""
 
 import os
-import pty
 import signal
-import tty
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from client.scripted_server import STDERR, STDOUT, Script, Wire
 
 LONG = Script([(STDOUT, b"x" * 65536)] * 64, outcome=None)
-
-
-@pytest.fixture
-def terminal():
-    """Both ends of a terminal that passes bytes on unchanged."""
-    near, far = pty.openpty()
-    tty.setraw(far)
-    yield near, far
-    for end in (near, far):
-        with suppress(OSError):  # the test may have closed it
-            os.close(end)
 
 
 def read_to_end(near, far):

@@ -294,7 +294,7 @@ def test_contexts_are_added_listed_used_and_shown(server, jobctl, tmp_path):
 def test_a_mistyped_verb_is_answered_with_the_right_one(jobctl):
     done = jobctl("strat", "--", "echo")
     assert done.returncode == 2
-    assert b"did you mean 'start'" in done.stderr
+    assert b"did you mean 'stats' or 'start'" in done.stderr
     assert b"did you mean 'list'" in jobctl("context", "lsit").stderr
 
 
@@ -306,7 +306,7 @@ def test_a_wrong_command_line_is_2(jobctl, line):  # Q5
 
 
 VERBS = ["start", "run", "status", "inspect", "logs", "follow", "list", "wait", "stop", "signal", "kill", "rm"]
-VERBS += ["why", "context", "version", "completion"]
+VERBS += ["why", "stats", "context", "version", "completion"]
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -329,7 +329,7 @@ def test_completion_scripts_ask_jobctl(jobctl, shell):
 
 def test_a_shell_gets_the_verbs_that_begin_so(jobctl):
     jobctl.environment |= {"_JOBCTL_COMPLETE": "complete_bash", "COMP_WORDS": "jobctl st", "COMP_CWORD": "1"}
-    assert jobctl().stdout.decode().split() == ["start", "status", "stop"]
+    assert jobctl().stdout.decode().split() == ["start", "status", "stats", "stop"]
 
 
 def test_a_verb_loads_neither_rich_nor_the_help_of_others(server, jobctl):

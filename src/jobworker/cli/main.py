@@ -71,6 +71,7 @@ class _Jobctl(VerbGroup):
         "run": "run:run",
         "status": "status:status",
         "why": "why:why",
+        "stats": "stats:stats",
         "logs": "logs:logs",
         "list": "list:list_jobs",
         "wait": "wait:wait",

@@ -33,10 +33,9 @@ def print_json(document: Any, *, is_compact: bool = False) -> None:
 
 def print_jobs(jobs: Sequence[Job], now: float) -> None:
     """Prints a line a job; on a terminal with short ids."""
-    length = _SHORT_ID if sys.stdout.isatty() else None
     rows = [
         [
-            job.id[:length],
+            short_id(job),
             job.spec.name or "-",
             job.owner,
             job.state.value,
@@ -88,14 +87,20 @@ def print_job(job: Job, now: float) -> None:
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Prints columns without borders, in full; on a terminal in colour, and cut to its width."""
-    safe = [[escape_text(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
-        _draw(headers, safe)
-        return
+        _draw(headers, [[escape_text(cell) for cell in row] for row in rows])
+    else:
+        sys.stdout.writelines(line + "\n" for line in table_lines(headers, rows))
+
+
+def table_lines(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table in plain text, safe to show on a terminal."""
+    safe = [[escape_text(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(headers, *safe, strict=True)]
-    for row in (headers, *safe):
-        line = "   ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True))
-        sys.stdout.write(line.rstrip() + "\n")
+    return [
+        "   ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (headers, *safe)
+    ]
 
 
 def _draw(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -109,6 +114,11 @@ def _draw(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*(Text(cell, style=_COLORS.get(cell, "")) for cell in row))
     Console(width=shutil.get_terminal_size().columns).print(table)
+
+
+def short_id(job: Job) -> str:
+    """The job's id; on a terminal its beginning, which is enough for people."""
+    return job.id[: _SHORT_ID if sys.stdout.isatty() else None]
 
 
 def command_line(job: Job) -> str:
