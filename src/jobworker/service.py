@@ -10,13 +10,13 @@ import logging
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Self
 
 from jobworker.access.ceiling import Ceiling
-from jobworker.access.policy import Action, is_allowed
+from jobworker.access.policy import Action, is_allowed, is_in_scope
 from jobworker.access.principal import Principal, Role
 from jobworker.core.errors import ErrorCode, JobError, invalid
 from jobworker.core.job_id import check_job_id, new_job_id
@@ -31,7 +31,7 @@ from jobworker.store import audit, jobs
 from jobworker.store.audit import AuditEvent
 from jobworker.store.database import Database
 from jobworker.store.jobs import Desired, JobFilter, JobRecord, KeyTaken, Page
-from jobworker.worker import Worker
+from jobworker.worker import MAX_CHUNK, Worker
 
 _log: Final = logging.getLogger(__name__)
 _MAX_KEY: Final = 255
@@ -76,6 +76,7 @@ class OutputRequest:
     follow: bool = False
     since: float | None = None
     tail_lines: int | None = None
+    max_chunk: int = MAX_CHUNK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +87,17 @@ class OutputEnd:
     outcome: Outcome | None
     output: OutputTotals
     offset: int
+
+
+OutputEvents = AsyncGenerator[Chunk | OutputEnd, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """An output that its reader may read; `is_live` while more of it may come."""
+
+    events: OutputEvents
+    is_live: bool
 
 
 class Service:
@@ -299,30 +311,40 @@ class Service:
         )
         return [JobView.of(record) for record in page.jobs], page.next_after
 
-    async def output(
-        self, principal: Principal, job_id: str, request: OutputRequest
-    ) -> AsyncGenerator[Chunk | OutputEnd, None]:
+    async def output(self, principal: Principal, job_id: str, request: OutputRequest) -> OutputEvents:
         """The job's output as asked for, then one OutputEnd; the final state is visible before that."""
-        await self._authorised(principal, Action.JOB_OUTPUT, job_id)
+        async with self.reading(principal, job_id, request) as reading:
+            async for event in reading.events:
+                yield event
+
+    @contextlib.asynccontextmanager
+    async def reading(self, principal: Principal, job_id: str, request: OutputRequest) -> AsyncIterator[Reading]:
+        """As `output`, for those who have to know before the first event whether there will be any."""
+        record = await self._authorised(principal, Action.JOB_OUTPUT, job_id)
         if self._streams[principal.name] >= self._quotas.max_streams_per_user:
             raise JobError(ErrorCode.EXHAUSTED, "you have as many open streams as you may; close some first")
         self._streams[principal.name] += 1
-        offset = request.offset
         try:
-            chunks = self._worker.output(
-                job_id,
-                offset=request.offset,
-                streams=request.streams,
-                follow=request.follow,
-                since=request.since,
-                tail_lines=request.tail_lines,
-            )
-            async with contextlib.aclosing(chunks):
-                async for chunk in chunks:
-                    offset = chunk.end
-                    yield chunk
+            async with contextlib.aclosing(self._output(job_id, request)) as events:
+                yield Reading(events, is_live=not isinstance(record.phase, Ended))
         finally:
             self._streams[principal.name] -= 1
+
+    async def _output(self, job_id: str, request: OutputRequest) -> OutputEvents:
+        offset = request.offset
+        chunks = self._worker.output(
+            job_id,
+            offset=request.offset,
+            streams=request.streams,
+            follow=request.follow,
+            since=request.since,
+            tail_lines=request.tail_lines,
+            max_chunk=request.max_chunk,
+        )
+        async with contextlib.aclosing(chunks):
+            async for chunk in chunks:
+                offset = chunk.end
+                yield chunk
         view = await self._view(self._get(job_id))
         phase = view.record.phase
         outcome = phase.ending.outcome if isinstance(phase, Ended) else None
@@ -345,7 +367,12 @@ class Service:
         if is_allowed(principal, action, owner):
             return
         await self._audit(principal, action, target, "denied")
-        why = "the job belongs to another user" if target else f"your role does not allow {action.value}"
+        if not is_in_scope(principal, action):
+            why = f"your credential's scopes do not allow {action.value}"
+        elif target:
+            why = "the job belongs to another user"
+        else:
+            why = f"your role does not allow {action.value}"
         raise JobError(ErrorCode.PERMISSION_DENIED, f"unauthorized action: {why}")
 
     def _event(self, principal: Principal, action: Action, target: str, decision: str, detail: str = "") -> AuditEvent:

@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
-from jobworker.access.policy import POLICY, Action, Role, is_allowed
-from jobworker.access.principal import identified
+from jobworker.access.policy import POLICY, SCOPES, Action, Role, is_allowed
+from jobworker.access.principal import EVERY_SCOPE, Scope, identified
 
 _OWNERS = ("own", "foreign", "nobody's")
 
@@ -22,6 +22,8 @@ EXPECTED = {
     (Action.JOB_WAIT, Role.ADMIN): _ALL,
     (Action.JOB_LIST, Role.USER): {"own"},
     (Action.JOB_LIST, Role.ADMIN): _ALL,
+    (Action.JOB_EVENTS, Role.USER): {"own"},
+    (Action.JOB_EVENTS, Role.ADMIN): _ALL,
     (Action.JOB_STOP, Role.USER): {"own"},
     (Action.JOB_STOP, Role.ADMIN): _ALL,
     (Action.JOB_SIGNAL, Role.USER): {"own"},
@@ -59,3 +61,30 @@ def test_ownership_is_the_exact_name(owner):
 def test_an_action_without_a_row_is_denied_to_everybody():
     admin = identified(name="root", role=Role.ADMIN, credential="certificate serial 1", source="127.0.0.1:9")
     assert not is_allowed(admin, "job.unheard-of", "root")
+
+
+def holder(role, scopes):
+    return identified(name="alice", role=role, credential="token abc", source="127.0.0.1:9", scopes=frozenset(scopes))
+
+
+def test_every_action_needs_a_scope():
+    """A4: an action without a scope is denied to everybody, and this says so first."""
+    assert set(SCOPES) == set(Action)
+
+
+@pytest.mark.parametrize("action", Action, ids=lambda value: value.value)
+@pytest.mark.parametrize("role", Role, ids=lambda value: value.value)
+def test_a_credential_without_the_scope_of_an_action_cannot_do_it(role, action):
+    """A4: whatever the role; with every scope it is the matrix above."""
+    assert not is_allowed(holder(role, EVERY_SCOPE - {SCOPES[action]}), action, "alice")
+    assert not is_allowed(holder(role, ()), action, "alice")
+    assert is_allowed(holder(role, EVERY_SCOPE), action, "alice") == ("own" in EXPECTED[action, role])
+
+
+@pytest.mark.parametrize("action", Action, ids=lambda value: value.value)
+def test_a_token_of_an_admin_without_the_scope_admin_reaches_the_admins_own_jobs_only(action):
+    """A4: effective right = role and scope and ownership."""
+    limited = holder(Role.ADMIN, EVERY_SCOPE - {Scope.ADMIN})
+    assert not is_allowed(limited, action, "bob")
+    assert not is_allowed(limited, action, None)
+    assert is_allowed(holder(Role.ADMIN, EVERY_SCOPE), action, "bob")  # positive control

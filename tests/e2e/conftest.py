@@ -114,7 +114,7 @@ class Daemon:
                 cwd="/",
             )
         line = self.process.stdout.readline()
-        match = re.fullmatch(r"ready grpc=(\S+)\n", line)
+        match = re.fullmatch(r"ready grpc=(\S+)(?: https=\S+)?\n", line)
         if match is None:
             self.kill()
             pytest.fail(f"{line!r} instead of the ready line; {self.log.read_text()}")

@@ -1,12 +1,12 @@
-"""Who may do what: one table of actions and roles, where absent means denied."""
+"""Who may do what, and with which credential: tables of actions, where absent means denied."""
 
 from collections.abc import Mapping
 from enum import Enum, auto
 from typing import Final
 
-from jobworker.access.principal import Principal, Role
+from jobworker.access.principal import Principal, Role, Scope
 
-__all__ = ["POLICY", "Action", "Reach", "Role", "is_allowed"]
+__all__ = ["POLICY", "SCOPES", "Action", "Reach", "Role", "is_allowed", "is_in_scope"]
 
 
 class Action(Enum):
@@ -17,6 +17,7 @@ class Action(Enum):
     JOB_OUTPUT = "job.output"
     JOB_WAIT = "job.wait"
     JOB_LIST = "job.list"
+    JOB_EVENTS = "job.events"
     JOB_STOP = "job.stop"
     JOB_SIGNAL = "job.signal"
     JOB_REMOVE = "job.remove"
@@ -53,6 +54,7 @@ POLICY: Final[Mapping[Action, Row]] = {
     Action.JOB_OUTPUT: owner_or(Role.ADMIN),
     Action.JOB_WAIT: owner_or(Role.ADMIN),
     Action.JOB_LIST: owner_or(Role.ADMIN),  # the owner asked for; nobody in particular is for admins
+    Action.JOB_EVENTS: owner_or(Role.ADMIN),  # asked for each job that changes
     Action.JOB_STOP: owner_or(Role.ADMIN),  # stopping is as powerful as starting
     Action.JOB_SIGNAL: owner_or(Role.ADMIN),
     Action.JOB_REMOVE: owner_or(Role.ADMIN),
@@ -60,11 +62,36 @@ POLICY: Final[Mapping[Action, Row]] = {
 }
 
 
+#: The scope that a credential must have for each action.
+SCOPES: Final[Mapping[Action, Scope]] = {
+    Action.JOB_START: Scope.JOBS_START,
+    Action.JOB_STATUS: Scope.JOBS_READ,
+    Action.JOB_OUTPUT: Scope.JOBS_OUTPUT,
+    Action.JOB_WAIT: Scope.JOBS_READ,
+    Action.JOB_LIST: Scope.JOBS_READ,
+    Action.JOB_EVENTS: Scope.JOBS_READ,
+    Action.JOB_STOP: Scope.JOBS_STOP,
+    Action.JOB_SIGNAL: Scope.JOBS_STOP,
+    Action.JOB_REMOVE: Scope.JOBS_STOP,
+    Action.NETWORK_HOST: Scope.ADMIN,
+}
+
+
+def is_in_scope(principal: Principal, action: Action) -> bool:
+    """Whether the credential that proved `principal` is good for `action` at all."""
+    return SCOPES.get(action) in principal.scopes
+
+
 def is_allowed(principal: Principal, action: Action, owner: str | None) -> bool:
-    """Whether `principal` may do `action` to what `owner` owns; None: it is nobody's in particular."""
+    """Whether `principal` may do `action` to what `owner` owns; None: it is nobody's in particular.
+
+    Role, scope and ownership must each allow it.
+    """
+    if not is_in_scope(principal, action):
+        return False
     reach = POLICY.get(action, {}).get(principal.role, Reach.NOTHING)
     if reach is Reach.NOTHING:
         return False
-    if reach is Reach.OWN:
+    if reach is Reach.OWN or Scope.ADMIN not in principal.scopes:
         return owner == principal.name
     return True

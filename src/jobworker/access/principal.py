@@ -17,6 +17,20 @@ class Role(Enum):
     USER = "user"  # acts on the jobs it has started
 
 
+class Scope(Enum):
+    """What a credential may be used for, whatever its holder's role; a token has some, a certificate all."""
+
+    JOBS_READ = "jobs:read"
+    JOBS_START = "jobs:start"
+    JOBS_STOP = "jobs:stop"
+    JOBS_OUTPUT = "jobs:output"
+    AUDIT_READ = "audit:read"
+    ADMIN = "admin"  # to use what the role gives beyond the holder's own jobs
+
+
+EVERY_SCOPE: Final = frozenset(Scope)
+
+
 class _OnlyProven(type):
     """The type of classes that cannot be called, so that no value of theirs is made in passing."""
 
@@ -36,12 +50,15 @@ class Principal(metaclass=_OnlyProven):
     role: Role
     credential: str
     source: str
+    scopes: frozenset[Scope]
 
 
-def identified(*, name: str, role: Role, credential: str, source: str) -> Principal:
+def identified(
+    *, name: str, role: Role, credential: str, source: str, scopes: frozenset[Scope] = EVERY_SCOPE
+) -> Principal:
     """The principal that a transport's identity module has just proven; nobody else calls this."""
     principal: Principal = type.__call__(
-        Principal, name=check_user_name(name), role=role, credential=credential, source=source
+        Principal, name=check_user_name(name), role=role, credential=credential, source=source, scopes=scopes
     )
     return principal
 

@@ -91,12 +91,15 @@ class Account:
 class Server:
     """Where the server listens and as whom it runs.
 
-    `advertise` is what clients dial when it is not `grpc` itself. `shutdown_grace` is how long
-    open calls may take to end once the server was told to stop.
+    `advertise` and `advertise_https` are what clients dial when it is not `grpc` and `https`
+    themselves; without `https` there is no such door. `shutdown_grace` is how long open calls may
+    take to end once the server was told to stop.
     """
 
     grpc: Address = Address("127.0.0.1", 50051)
     advertise: Address | None = None
+    https: Address | None = None
+    advertise_https: Address | None = None
     user: str | int = field(default_factory=lambda: Account.current().configured)
     shutdown_grace: timedelta = timedelta(seconds=10)
     node: str = field(default_factory=lambda: os.uname().nodename)
@@ -105,6 +108,11 @@ class Server:
     def dialed(self) -> Address:
         """What a client context names as the server."""
         return self.advertise or self.grpc
+
+    @property
+    def dialed_https(self) -> Address | None:
+        """The same for HTTPS; None where there is no such door."""
+        return (self.advertise_https or self.https) if self.https else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,6 +295,8 @@ def _controls(name: str, value: Any) -> frozenset[str]:
 _SERVER_KEYS: Final[Mapping[str, _Parser]] = {
     "grpc": _address,
     "advertise": _address,
+    "https": _address,
+    "advertise_https": _address,
     "user": _user,
     "shutdown_grace": _grace,
     "node": _node,
@@ -356,13 +366,13 @@ def _in_bytes(values: dict[str, Any]) -> dict[str, Any]:
 
 def initial_text(server: Server, trust_domain: str) -> str:
     """The file that `init` writes: what was decided, and the defaults of what may be decided later."""
-    advertise = f"advertise = {json.dumps(str(server.advertise))}\n" if server.advertise else ""
+    addresses = {key: getattr(server, key) for key in ("grpc", "advertise", "https", "advertise_https")}
+    listening = "".join(f"{key} = {json.dumps(str(address))}\n" for key, address in addresses.items() if address)
     return f"""\
 # jobworkerd's configuration. Paths are relative to this file; an unknown key is an error.
 
 [server]
-grpc = {json.dumps(str(server.grpc))}
-{advertise}user = {json.dumps(server.user)}
+{listening}user = {json.dumps(server.user)}
 shutdown_grace = "10s"
 node = {json.dumps(server.node)}
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sqlite3
 import tempfile
 import time
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from jobworker.access.certificates import (
+    USER_TTL,
     CertifiedKey,
     check_trust_domain,
     create_issuing_ca,
@@ -20,9 +22,12 @@ from jobworker.access.certificates import (
     issue_user,
 )
 from jobworker.access.policy import Role
+from jobworker.access.tokens import DEFAULT_SCOPES
 from jobworker.core.errors import invalid
 from jobworker.daemon.config import FILE_NAME, Account, Address, Config, ConfigRefused, Server, initial_text
-from jobworker.daemon.users import AUTHORITY, CLIENTS, DATABASE, Context, context_files, record_user, write_files
+from jobworker.daemon.state import DATABASE
+from jobworker.daemon.tokens import new_token, record_token
+from jobworker.daemon.users import AUTHORITY, CLIENTS, Context, context_files, record_user, write_files
 from jobworker.store.database import Database
 
 FIRST_ADMIN: Final = "admin"
@@ -56,11 +61,20 @@ class Initialized:
     admin: Context
 
 
-def init(directory: Path, hosts: Sequence[str], user: str | None, trust_domain: str, listen: Address) -> Initialized:
+def init(  # noqa: PLR0913 - one parameter an option
+    directory: Path,
+    hosts: Sequence[str],
+    user: str | None,
+    trust_domain: str,
+    listen: Address,
+    *,
+    listen_https: Address | None = None,
+) -> Initialized:
     """The state directory of a new jobworkerd, complete on return; after a failure there is none.
 
-    Clients dial the first of `hosts`, or `listen` when there are none. As root, what the service
-    opens belongs to `user`, by default to the account jobworker, or to a bare number without it.
+    Clients dial the first of `hosts`, or `listen` and `listen_https` when there are none; without
+    the latter there is no HTTPS. As root, what the service opens belongs to `user`, by default to
+    the account jobworker, or to a bare number without it.
     """
     check_trust_domain(trust_domain)
     directory = directory.resolve()
@@ -68,7 +82,13 @@ def init(directory: Path, hosts: Sequence[str], user: str | None, trust_domain: 
         raise InitRefused(f"{directory.parent} is not a directory; create it first, or name another place")
     account = _service_account(user, directory)
     _check_place(directory, account)
-    server = Server(grpc=listen, advertise=_advertised(listen, hosts), user=account.configured)
+    server = Server(
+        grpc=listen,
+        advertise=_advertised("listen", listen, hosts),
+        https=listen_https,
+        advertise_https=listen_https and _advertised("listen-https", listen_https, hosts),
+        user=account.configured,
+    )
     text = initial_text(server, trust_domain)
     Config.parse(text, directory / FILE_NAME).check_account(account)
     with ExitStack() as on_failure:
@@ -96,7 +116,8 @@ def _fill(state: Path, server: Server, hosts: Sequence[str], trust_domain: str) 
     now = float(int(time.time()))  # whole seconds, as certificates hold them
     root = create_root_ca(now)
     issuing = create_issuing_ca(root, now)
-    served = issue_server(issuing, _served_names(server.grpc, hosts), now)
+    listening = [server.grpc, *([server.https] if server.https else [])]
+    served = issue_server(issuing, _served_names(listening, hosts), now)
     admin = issue_user(issuing, FIRST_ADMIN, trust_domain, now)
     bundle = root.certificate_pem() + issuing.certificate_pem()
     for folder in ("jobs", "pki", AUTHORITY, CLIENTS, f"{CLIENTS}/{FIRST_ADMIN}"):
@@ -108,12 +129,26 @@ def _fill(state: Path, server: Server, hosts: Sequence[str], trust_domain: str) 
     for name, authority in (("root", root), ("issuing", issuing)):
         files = {f"{name}.crt": authority.certificate_pem(), f"{name}.key": authority.key_pem()}
         write_files(state / AUTHORITY, files)
+    token = new_token(FIRST_ADMIN, DEFAULT_SCOPES[Role.ADMIN], now, USER_TTL)
     write_files(
         state / CLIENTS / FIRST_ADMIN,
-        context_files(server.dialed, FIRST_ADMIN, bundle, _chain(admin, issuing), admin.key_pem()),
+        context_files(
+            server,
+            FIRST_ADMIN,
+            bundle=bundle,
+            chain=_chain(admin, issuing),
+            key=admin.key_pem(),
+            token=token.token,
+        ),
     )
+
+    def record(connection: sqlite3.Connection) -> None:
+        record_user(connection, FIRST_ADMIN, Role.ADMIN, now)
+        if server.https:
+            record_token(connection, token, now)
+
     with Database.open(state / DATABASE) as database:
-        database.write_now(lambda connection: record_user(connection, FIRST_ADMIN, Role.ADMIN, now))
+        database.write_now(record)
     return admin.not_after
 
 
@@ -167,16 +202,16 @@ def _can_pass(folder: os.stat_result, account: Account) -> bool:
     return bool(folder.st_mode & 0o001)
 
 
-def _advertised(listen: Address, hosts: Sequence[str]) -> Address | None:
+def _advertised(option: str, listen: Address, hosts: Sequence[str]) -> Address | None:
     if hosts:
         return Address(hosts[0], listen.port)
     if _is_wildcard(listen.host):
-        raise invalid("listen", str(listen), "all addresses only together with --host, the name that clients dial")
+        raise invalid(option, str(listen), "all addresses only together with --host, the name that clients dial")
     return None
 
 
-def _served_names(listen: Address, hosts: Sequence[str]) -> list[str]:
-    listened = () if _is_wildcard(listen.host) else (listen.host,)
+def _served_names(listening: Sequence[Address], hosts: Sequence[str]) -> list[str]:
+    listened = (address.host for address in listening if not _is_wildcard(address.host))
     return list(dict.fromkeys((*hosts, *listened, *_ALWAYS_SERVED)))
 
 

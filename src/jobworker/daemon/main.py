@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from jobworker import __version__
-from jobworker.access.principal import Role, check_user_name
+from jobworker.access.principal import Role, Scope, check_user_name
+from jobworker.access.tokens import parse_scopes
 from jobworker.core.errors import JobError
 from jobworker.core.units import parse_duration
 from jobworker.daemon.config import Address
@@ -54,7 +55,7 @@ def _foreseen() -> tuple[type[Exception], ...]:
     from jobworker.access.certificates import KeyRefused  # noqa: PLC0415
     from jobworker.daemon.config import ConfigRefused  # noqa: PLC0415
     from jobworker.daemon.init import InitRefused  # noqa: PLC0415
-    from jobworker.daemon.users import UserRefused  # noqa: PLC0415
+    from jobworker.daemon.state import UserRefused  # noqa: PLC0415
     from jobworker.store.database import DatabaseRefused  # noqa: PLC0415
     from jobworker.store.users import UserExists  # noqa: PLC0415
 
@@ -73,7 +74,14 @@ def _one_line(error: Exception) -> str:
 def _init(options: argparse.Namespace) -> int:
     from jobworker.daemon.init import init  # noqa: PLC0415
 
-    made = init(options.dir, options.host, options.user, options.trust_domain, options.listen)
+    made = init(
+        options.dir,
+        options.host,
+        options.user,
+        options.trust_domain,
+        options.listen,
+        listen_https=options.listen_https,
+    )
     if os.geteuid() == 0:
         _say(f"the service will run as user {made.account.name}{_why_root(made.account.uid)}")
     _say(f"start it with: jobworkerd serve --config {made.config}")
@@ -123,12 +131,41 @@ def _user_list(options: argparse.Namespace) -> int:
     return 0
 
 
+def _token_create(options: argparse.Namespace) -> int:
+    from jobworker.daemon import tokens  # noqa: PLC0415
+
+    made = tokens.create(options.dir, options.name, ttl=options.ttl, scopes=options.scope)
+    _say(f"token {made.token.id} of {options.name}, valid until {_moment(made.record.expires_at)}; it is shown once:")
+    _print(made.token.reveal())
+    return 0
+
+
+def _token_list(options: argparse.Namespace) -> int:
+    from jobworker.daemon import tokens  # noqa: PLC0415
+
+    rows = [
+        (token.id, token.user, _moment(token.expires_at), token.scopes)
+        for token in tokens.present(options.dir, options.user)
+    ]
+    for token_id, user, expires, scopes in (("ID", "USER", "EXPIRES", "SCOPES"), *rows):
+        _print(f"{token_id:<12}  {user:<32}  {expires:<20}  {scopes}")
+    return 0
+
+
+def _token_revoke(options: argparse.Namespace) -> int:
+    from jobworker.daemon import tokens  # noqa: PLC0415
+
+    tokens.revoke(options.dir, options.id)
+    _say(f"token {options.id} is refused from now on, and what was given for it; running jobs go on")
+    return 0
+
+
 def _audit_verify(options: argparse.Namespace) -> int:
-    from jobworker.daemon import users  # noqa: PLC0415
+    from jobworker.daemon.state import open_database  # noqa: PLC0415
     from jobworker.store import audit  # noqa: PLC0415
 
     checkpoint = options.checkpoint and audit.Head(*options.checkpoint)
-    with users.open_database(options.dir) as database:
+    with open_database(options.dir) as database:
         head, broken = database.read(lambda trail: (audit.head(trail), audit.verify(trail, checkpoint)))
     if broken is not None:
         _say(f"jobworkerd: the audit is not as it was written, from record {broken} on; compare it with a backup")
@@ -141,14 +178,14 @@ def _audit_verify(options: argparse.Namespace) -> int:
 def _audit_export(options: argparse.Namespace) -> int:
     import sqlite3  # noqa: PLC0415
 
-    from jobworker.daemon import users  # noqa: PLC0415
+    from jobworker.daemon.state import open_database  # noqa: PLC0415
     from jobworker.store import audit  # noqa: PLC0415
 
     def write_out(trail: sqlite3.Connection) -> None:
         for line in audit.export(trail):
             _print(line)
 
-    with users.open_database(options.dir) as database:
+    with open_database(options.dir) as database:
         database.read(write_out)
     return 0
 
@@ -211,6 +248,12 @@ def _parser() -> argparse.ArgumentParser:
         help="a name or address that clients dial; contexts name the first",
     )
     init.add_argument("--listen", type=_word(Address.parse), default="127.0.0.1:50051", metavar="HOST:PORT")
+    init.add_argument(
+        "--listen-https",
+        type=_word(Address.parse),
+        metavar="HOST:PORT",
+        help="the same for HTTPS with bearer tokens; without it there is no such door",
+    )
     init.add_argument("--user", metavar="U", help="who the service runs as, when init is run by root")
     init.add_argument("--trust-domain", default="jobworker.internal", metavar="D", help="the realm of user identities")
 
@@ -230,11 +273,30 @@ def _parser() -> argparse.ArgumentParser:
     deny.add_argument("--reason", default="", metavar="TEXT", help="why, for the record")
     listing = _verb(user, "list", _user_list, "show who may call")
 
+    token = _group(verbs, "token", "with what to call over HTTPS")
+    create = _verb(token, "create", _token_create, "make a token for a user; it goes to stdout, and nowhere else")
+    create.add_argument("name", type=_word(check_user_name), metavar="NAME")
+    create.add_argument("--ttl", type=_word(parse_duration), default="24h", help="how long it is valid, at most 90d")
+    create.add_argument(
+        "--scope",
+        type=_word(_scope),
+        action="append",
+        default=[],
+        metavar="SCOPE",
+        help="what it may be used for: "
+        + ", ".join(scope.value for scope in Scope)
+        + "; default: all the role can use",
+    )
+    tokens = _verb(token, "list", _token_list, "show the tokens that are good, without their secrets")
+    tokens.add_argument("--user", type=_word(check_user_name), metavar="NAME", help="only those of one user")
+    revoke = _verb(token, "revoke", _token_revoke, "refuse a token from now on, on open connections too")
+    revoke.add_argument("id", metavar="ID", help="as token list shows it")
+
     audit = _group(verbs, "audit", "who did what")
     verify = _verb(audit, "verify", _audit_verify, "prove that no record was changed, removed or moved")
     verify.add_argument("--checkpoint", type=_checkpoint, metavar="NUMBER:HASH", help="what an earlier verify printed")
     export = _verb(audit, "export", _audit_export, "print every record as a line of JSON")
-    for verb in (add, renew, remove, deny, listing, verify, export):
+    for verb in (add, renew, remove, deny, listing, create, tokens, revoke, verify, export):
         _add_dir(verb, "the directory that init has made")
 
     serve = _verb(verbs, "serve", _serve, "run the server until SIGTERM")
@@ -275,6 +337,11 @@ def _word(parse: Callable[[str], object]) -> Callable[[str], object]:
             raise argparse.ArgumentTypeError(refused.message) from None
 
     return parser
+
+
+def _scope(text: str) -> Scope:
+    (scope,) = parse_scopes([text])
+    return scope
 
 
 def _checkpoint(text: str) -> tuple[int, str]:

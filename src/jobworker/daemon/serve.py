@@ -14,26 +14,38 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
-from jobworker.daemon.config import Account, Config, ConfigRefused
-from jobworker.daemon.users import DATABASE
+from jobworker.core.errors import ErrorCode, JobError
+from jobworker.daemon.config import Account, Address, Config, ConfigRefused
+from jobworker.daemon.state import DATABASE
 from jobworker.runtime import linux
 from jobworker.runtime.inotify import Inotify
 from jobworker.runtime.launcher_client import LauncherClient
 from jobworker.worker import bootstrap
 
 if TYPE_CHECKING:
-    from jobworker.api.grpc.server import GrpcServer
+    from jobworker.api.held_calls import HeldCalls
+    from jobworker.api.tls import TlsFiles
     from jobworker.service import Service
+    from jobworker.store.database import Database
 
 _log: Final = logging.getLogger("jobworkerd")
 _RECHECK_SECONDS: Final = 1.0
 #: The certificate key's type decides which suites leave TLS 1.2 without a shared cipher.
 _NO_TLS_1_2: Final = {"ec": "ECDHE-RSA-AES256-GCM-SHA384", "rsa": "ECDHE-ECDSA-AES256-GCM-SHA384"}
+
+
+class Door(Protocol):
+    """A way in that is open: the port it listens on, and how to close it within some seconds."""
+
+    port: int
+
+    async def stop(self, grace: float) -> None:
+        """No new calls; the short ones may finish."""
 
 
 def serve(config_path: Path) -> int:
@@ -139,7 +151,9 @@ async def _serve(config: Config, launcher: LauncherClient) -> None:
     # grpc reads the cipher suites when it is loaded.
     from jobworker.access.certificates import TrustBundle  # noqa: PLC0415
     from jobworker.api.grpc.identity import Identity  # noqa: PLC0415
-    from jobworker.api.grpc.server import GrpcServer, TlsFiles  # noqa: PLC0415
+    from jobworker.api.grpc.server import GrpcServer  # noqa: PLC0415
+    from jobworker.api.held_calls import HeldCalls  # noqa: PLC0415
+    from jobworker.api.tls import TlsFiles  # noqa: PLC0415
     from jobworker.service import Quotas, Service  # noqa: PLC0415
     from jobworker.store.database import Database  # noqa: PLC0415
 
@@ -166,14 +180,18 @@ async def _serve(config: Config, launcher: LauncherClient) -> None:
             ),
         )
         bundle = TrustBundle.from_pem(config.tls.ca.read_bytes())
-        identity = Identity(database, bundle, config.tls.trust_domain)
-        watch = AccessWatch(config.directory / f"{DATABASE}-wal", identity.recheck)
+        held = HeldCalls()
+        identity = Identity(database, bundle, config.tls.trust_domain, held)
+        watch = AccessWatch(config.directory / f"{DATABASE}-wal", held.recheck)
         try:
             tls = TlsFiles(key=config.tls.key, certificate=config.tls.certificate, ca=config.tls.ca)
-            door = await GrpcServer.start(service, identity, config.jobs.default, str(config.server.grpc), tls)
-            _tell_ready(config, door)
+            doors: dict[str, Door] = {}
+            doors["grpc"] = await GrpcServer.start(service, identity, config.jobs.default, str(config.server.grpc), tls)
+            if config.server.https is not None:
+                doors["https"] = await _open_https(config.server.https, config, service, database, held, tls)
+            _tell_ready(config, doors)
             await stop.wait()
-            await _leave(config, service, door)
+            await _leave(config, service, held, doors)
         finally:
             watch.close()
             await service.close()
@@ -181,20 +199,34 @@ async def _serve(config: Config, launcher: LauncherClient) -> None:
         await database.close()
 
 
-def _tell_ready(config: Config, door: "GrpcServer") -> None:
-    address = config.server.grpc
-    sys.stdout.write(f"ready grpc={type(address)(**asdict(address) | {'port': door.port})}\n")
+async def _open_https(  # noqa: PLR0913, PLR0917 - everything there is, put together
+    address: Address, config: Config, service: "Service", database: "Database", held: "HeldCalls", tls: "TlsFiles"
+) -> Door:
+    from jobworker.api.http.app import make_app  # noqa: PLC0415
+    from jobworker.api.http.identity import Identity  # noqa: PLC0415
+    from jobworker.api.http.server import HttpServer  # noqa: PLC0415
+    from jobworker.credentials import Credentials  # noqa: PLC0415
+
+    credentials = Credentials(database)
+    app = make_app(service, credentials, Identity(credentials, held), config.jobs.default)
+    return await HttpServer.start(app, address.host, address.port, tls)
+
+
+def _tell_ready(config: Config, doors: Mapping[str, Door]) -> None:
+    addresses = {name: replace(getattr(config.server, name), port=door.port) for name, door in doors.items()}
+    sys.stdout.write("ready " + " ".join(f"{name}={address}" for name, address in addresses.items()) + "\n")
     sys.stdout.flush()
     _notify_service_manager(b"READY=1")
 
 
-async def _leave(config: Config, service: "Service", door: "GrpcServer") -> None:
+async def _leave(config: Config, service: "Service", held: "HeldCalls", doors: Mapping[str, Door]) -> None:
     """Bounded by the configured grace, whatever clients do; one that never reads is cut off."""
     _notify_service_manager(b"STOPPING=1")
     service.refuse_new_jobs()
     grace = config.server.shutdown_grace.total_seconds()
     watchdog = asyncio.get_running_loop().call_later(grace * 0.95, os._exit, 0)
-    await door.stop(grace * 0.6)
+    held.end_all(JobError(ErrorCode.UNAVAILABLE, "the server is shutting down; jobs run on"))
+    await asyncio.gather(*(door.stop(grace * 0.6) for door in doors.values()))
     watchdog.cancel()
 
 

@@ -9,8 +9,11 @@ client.key and context.toml, which reads
     ca = "ca.crt"
     certificate = "client.crt"
     key = "client.key"
+    https = "127.0.0.1:8443"
+    token = "token"
 
-with paths relative to itself. Directory and files are their maker's alone.
+with paths relative to itself; the last two are there when the server has that door. Directory and
+files are their maker's alone.
 """
 
 import json
@@ -29,18 +32,15 @@ from typing import Final
 from jobworker.access.certificates import USER_TTL, CertifiedKey, issue_user, read_key, write_private
 from jobworker.access.policy import Role
 from jobworker.access.principal import check_user_name
-from jobworker.daemon.config import FILE_NAME, Account, Address, Config
-from jobworker.store import audit, users
-from jobworker.store.database import Database
+from jobworker.access.tokens import DEFAULT_SCOPES, PERSONAL_TTL, Token
+from jobworker.daemon.config import FILE_NAME, Config, Server
+from jobworker.daemon.state import UserRefused, open_database, record_operation
+from jobworker.daemon.tokens import new_token, record_token
+from jobworker.store import users
 
-DATABASE: Final = "jobworker.db"
 CLIENTS: Final = "clients"
 AUTHORITY: Final = "pki/ca"
 _CONTEXT: Final = "context.toml"
-
-
-class UserRefused(Exception):  # noqa: N818 - it says what happened, as every refusal here does
-    """What was asked about a user cannot be done; the message says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +67,16 @@ def add(state: Path, name: str, *, role: Role = Role.USER, ttl: float = USER_TTL
             raise UserRefused(f"{directory} exists already; move it away, or name a new directory with --out")
         at = _issue_time(time.time(), former)
         issued = issuer.issue(name, at, ttl)
+        token = new_token(name, DEFAULT_SCOPES[role], at, min(ttl, PERSONAL_TTL))
+
+        def record(connection: sqlite3.Connection) -> None:
+            record_user(connection, name, role, at)
+            if issuer.config.server.https:
+                record_token(connection, token, at)
+
         with ExitStack() as on_failure:
-            draft = _draft(directory, issuer.context_files(name, issued), on_failure)
-            database.write_now(lambda connection: record_user(connection, name, role, at))
+            draft = _draft(directory, issuer.context_files(name, issued, token.token), on_failure)
+            database.write_now(record)
             draft.rename(directory)
             on_failure.pop_all()
     return Context(directory, issued.not_after)
@@ -86,10 +93,18 @@ def renew(state: Path, name: str, *, ttl: float = USER_TTL, out: Path | None = N
         user = database.read(lambda connection: users.get(connection, name))
         if user is None or user.removed_at is not None:
             raise _unknown(name)
-        issued = issuer.issue(name, _issue_time(time.time(), user), ttl)
+        at = _issue_time(time.time(), user)
+        issued = issuer.issue(name, at, ttl)
+        token = new_token(name, DEFAULT_SCOPES[Role(user.role)], at, min(ttl, PERSONAL_TTL))
+
+        def record(connection: sqlite3.Connection) -> None:
+            record_operation(connection, "user.renew", name, time.time())
+            if issuer.config.server.https:
+                record_token(connection, token, time.time())
+
         with ExitStack() as on_failure:
-            draft = _draft(directory, issuer.context_files(name, issued), on_failure)
-            database.write_now(lambda connection: _record(connection, "user.renew", name, time.time()))
+            draft = _draft(directory, issuer.context_files(name, issued, token.token), on_failure)
+            database.write_now(record)
             if directory.is_dir():
                 for file in draft.iterdir():
                     file.replace(directory / file.name)
@@ -109,7 +124,7 @@ def remove(state: Path, name: str) -> None:
     def revoke(connection: sqlite3.Connection) -> None:
         if not users.remove(connection, name, now):
             raise _unknown(name)
-        _record(connection, "user.remove", name, now)
+        record_operation(connection, "user.remove", name, now)
 
     check_user_name(name)
     now = time.time()
@@ -128,7 +143,7 @@ def deny(state: Path, kind: users.CredentialKind, value: str, reason: str) -> No
 
     def refuse(connection: sqlite3.Connection) -> None:
         users.deny(connection, kind, spelled, reason, now)
-        _record(connection, f"credential.deny.{kind}", spelled, now, reason)
+        record_operation(connection, f"credential.deny.{kind}", spelled, now, reason)
 
     now = time.time()
     with open_database(state) as database:
@@ -141,18 +156,10 @@ def present(state: Path) -> list[users.User]:
         return [user for user in database.read(users.everyone) if user.removed_at is None]
 
 
-def open_database(state: Path) -> Database:
-    """The database of `state`, which `init` has made; UserRefused when there is none."""
-    path = state / DATABASE
-    if not path.is_file():
-        raise UserRefused(f"{state} holds no {DATABASE}; name the directory that jobworkerd init has made")
-    return Database.open(path)
-
-
 def record_user(connection: sqlite3.Connection, name: str, role: Role, at: float) -> None:
     """Add user `name` together with the audit's record of it."""
     users.add(connection, name, role.value, at)
-    _record(connection, "user.add", name, at, f"role {role.value}")
+    record_operation(connection, "user.add", name, at, f"role {role.value}")
 
 
 def write_files(directory: Path, files: dict[str, bytes]) -> None:
@@ -161,17 +168,23 @@ def write_files(directory: Path, files: dict[str, bytes]) -> None:
         write_private(directory / name, data)
 
 
-def context_files(server: Address, name: str, bundle: bytes, chain: bytes, key: bytes) -> dict[str, bytes]:
-    """The files of a context: `bundle` for believing the server, `chain` and `key` for being believed."""
+def context_files(  # noqa: PLR0913 - one parameter a file
+    server: Server, name: str, *, bundle: bytes, chain: bytes, key: bytes, token: Token
+) -> dict[str, bytes]:
+    """The files of a context: `bundle` for believing the server; `chain`, `key` and `token` for being believed."""
     text = f"""\
 # a jobctl context: how to reach one jobworkerd as one user
-server = {json.dumps(str(server))}
+server = {json.dumps(str(server.dialed))}
 user = {json.dumps(name)}
 ca = "ca.crt"
 certificate = "client.crt"
 key = "client.key"
 """
-    return {_CONTEXT: text.encode(), "ca.crt": bundle, "client.crt": chain, "client.key": key}
+    files = {"ca.crt": bundle, "client.crt": chain, "client.key": key}
+    if server.dialed_https is not None:
+        text += f'https = {json.dumps(str(server.dialed_https))}\ntoken = "token"\n'
+        files["token"] = f"{token.reveal()}\n".encode()
+    return {_CONTEXT: text.encode(), **files}
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,9 +204,10 @@ class _Issuer:
     def issue(self, name: str, at: float, ttl: float) -> CertifiedKey:
         return issue_user(self.authority, name, self.config.tls.trust_domain, at, ttl)
 
-    def context_files(self, name: str, issued: CertifiedKey) -> dict[str, bytes]:
+    def context_files(self, name: str, issued: CertifiedKey, token: Token) -> dict[str, bytes]:
         chain = issued.certificate_pem() + self.authority.certificate_pem()
-        return context_files(self.config.server.dialed, name, self.config.tls.ca.read_bytes(), chain, issued.key_pem())
+        bundle = self.config.tls.ca.read_bytes()
+        return context_files(self.config.server, name, bundle=bundle, chain=chain, key=issued.key_pem(), token=token)
 
 
 def _context_directory(state: Path, name: str, out: Path | None) -> Path:
@@ -245,18 +259,3 @@ def _issue_time(now: float, user: users.User | None) -> float:
 
 def _unknown(name: str) -> UserRefused:
     return UserRefused(f"there is no user {name}; see jobworkerd user list")
-
-
-def _record(connection: sqlite3.Connection, action: str, name: str, at: float, detail: str = "") -> None:
-    operator = Account.current()
-    event = audit.AuditEvent(
-        time=at,
-        principal=f"unix:{operator.name}",
-        credential=f"uid {operator.uid}",
-        source="local",
-        action=action,
-        target=name,
-        decision="allowed",
-        detail=detail,
-    )
-    audit.append(connection, event)

@@ -75,7 +75,7 @@ class OutputWriter:
         record = _RECORD.pack(self.end + written, self._last_time, stream)
         try:
             if os.write(self._index, record) != len(record):
-                raise OSError(errno.ENOSPC, "short write to the index")  # noqa: TRY301 - the same case as a full disk
+                raise OSError(errno.ENOSPC, "short write to the index")
         except OSError as error:
             self._fail(error)
             return 0

@@ -4,10 +4,9 @@ The handshake has proven the chain and the key. Everything it leaves open is che
 call, and again inside calls that last: when the certificate expires, and when access is taken away.
 """
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from functools import lru_cache
 from typing import Any, Final
 
@@ -15,7 +14,8 @@ import grpc
 
 from jobworker.access.certificates import CertificateRefused, TrustBundle, VerifiedUser, read_user
 from jobworker.access.principal import Principal, Role, identified
-from jobworker.core.errors import ErrorCode, JobError
+from jobworker.api.held_calls import HeldCalls
+from jobworker.core.errors import JobError
 from jobworker.store import users
 from jobworker.store.database import Database
 
@@ -28,52 +28,46 @@ class Identity:
     """Tells who calls, and ends calls of those who may not go on."""
 
     def __init__(
-        self, database: Database, bundle: TrustBundle, trust_domain: str, clock: Callable[[], float] = time.time
+        self,
+        database: Database,
+        bundle: TrustBundle,
+        trust_domain: str,
+        held: HeldCalls,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._database = database
         self._bundle = bundle
         self._trust_domain = trust_domain
+        self._held = held
         self._clock = clock
         self._read = lru_cache(_KNOWN_CERTIFICATES)(self._verify)
-        self._held: set[_Held] = set()
 
     def identify(self, context: grpc.aio.ServicerContext[Any, Any]) -> Principal:
         """The principal of a call; UNAUTHENTICATED when the certificate proves none at this moment."""
         user = self._user_of(context)
-        role = self._check(user)
+        role = self.check(user)
         return identified(
             name=user.name, role=role, credential=f"certificate serial {user.serial}", source=context.peer()
         )
 
-    @asynccontextmanager
-    async def hold(self, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[None]:
-        """Ends what is done inside when the caller may not go on, with the error that says why.
+    def hold(self, context: grpc.aio.ServicerContext[Any, Any]) -> AbstractAsyncContextManager[None]:
+        """Ends what is done inside when the caller may not go on; see `HeldCalls.hold`."""
+        return self._held.hold(_ProvenCertificate(self, self._user_of(context)))
 
-        Costs nothing while nothing happens: one timer for the expiry, and `recheck`.
-        """
-        user = self._user_of(context)
-        held = _Held(user, asyncio.timeout(user.not_after - self._clock()))
-        self._held.add(held)
-        try:
-            async with held.scope:
-                yield
-        except TimeoutError:
-            raise held.reason from None
-        finally:
-            self._held.discard(held)
-
-    def recheck(self) -> None:
-        """Ends the held calls of everyone whose access has been taken away; for when the database changed."""
-        for held in tuple(self._held):
-            try:
-                self._check(held.user)
-            except CertificateRefused as refused:
-                held.end(refused)
-
-    def end_all(self, reason: JobError) -> None:
-        """Ends every held call for `reason`."""
-        for held in tuple(self._held):
-            held.end(reason)
+    def check(self, user: VerifiedUser) -> Role:
+        """The user's role now, when certificate and user are still good; otherwise CertificateRefused."""
+        user.check_time(self._clock())
+        known, denied = self._database.read(
+            lambda rows: (
+                users.get(rows, user.name),
+                users.is_denied(rows, serial=user.serial, key=user.key_hash, identity=user.name),
+            )
+        )
+        if known is None or known.removed_at is not None:
+            raise CertificateRefused("this server has no such user; ask its operator")
+        if denied or user.issued_at < known.valid_from:
+            raise CertificateRefused("it has been revoked; ask the operator for a new one")
+        return Role(known.role)
 
     def _user_of(self, context: grpc.aio.ServicerContext[Any, Any]) -> VerifiedUser:
         proven = context.auth_context()
@@ -88,30 +82,15 @@ class Identity:
         self._bundle.verify_chain(leaf + chain, self._clock())
         return user
 
-    def _check(self, user: VerifiedUser) -> Role:
-        """The user's role now, when certificate and user are still good."""
-        user.check_time(self._clock())
-        known, denied = self._database.read(
-            lambda rows: (
-                users.get(rows, user.name),
-                users.is_denied(rows, serial=user.serial, key=user.key_hash, identity=user.name),
-            )
-        )
-        if known is None or known.removed_at is not None:
-            raise CertificateRefused("this server has no such user; ask its operator")
-        if denied or user.issued_at < known.valid_from:
-            raise CertificateRefused("it has been revoked; ask the operator for a new one")
-        return Role(known.role)
 
+class _ProvenCertificate:
+    """The certificate of a call that lasts."""
 
-class _Held:
-    """A call that lasts."""
+    def __init__(self, identity: Identity, user: VerifiedUser) -> None:
+        self._identity = identity
+        self._user = user
+        self.expires_at = user.not_after
+        self.expired: JobError = CertificateRefused("it has expired meanwhile")
 
-    def __init__(self, user: VerifiedUser, scope: asyncio.Timeout) -> None:
-        self.user = user
-        self.scope = scope
-        self.reason: JobError = JobError(ErrorCode.UNAUTHENTICATED, "certificate refused: it has expired meanwhile")
-
-    def end(self, reason: JobError) -> None:
-        self.reason = reason
-        self.scope.reschedule(asyncio.get_running_loop().time())
+    def check(self) -> None:
+        self._identity.check(self._user)

@@ -6,8 +6,6 @@ import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 import grpc
@@ -21,6 +19,7 @@ from jobworker.api.grpc import convert
 from jobworker.api.grpc._generated import jobworker_pb2 as pb2
 from jobworker.api.grpc._generated import jobworker_pb2_grpc as pb2_grpc
 from jobworker.api.grpc.identity import Identity
+from jobworker.api.tls import TlsFiles
 from jobworker.core.errors import ErrorCode, JobError, invalid
 from jobworker.core.spec import Limits
 from jobworker.service import OutputEnd, Service
@@ -64,21 +63,11 @@ RPC_ACTIONS: Final = {
 _principal: ContextVar[Principal] = ContextVar("principal")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TlsFiles:
-    """The server's key and certificate chain, and the CAs of its users, as PEM files."""
-
-    key: Path
-    certificate: Path
-    ca: Path
-
-
 class GrpcServer:
     """A running gRPC server."""
 
-    def __init__(self, server: grpc.aio.Server, identity: Identity, checks: Any, port: int) -> None:
+    def __init__(self, server: grpc.aio.Server, checks: Any, port: int) -> None:
         self._server = server
-        self._identity = identity
         self._checks = checks
         self.port = port
 
@@ -107,12 +96,11 @@ class GrpcServer:
         await server.start()
         for name in ("", SERVICE_NAME):
             await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
-        return cls(server, identity, checks, port)
+        return cls(server, checks, port)
 
     async def stop(self, grace: float) -> None:
-        """No new calls; short ones finish, long ones end with a clear status, all within `grace` seconds."""
+        """No new calls; short ones finish within `grace` seconds, long ones are ended by `HeldCalls.end_all`."""
         await self._checks.enter_graceful_shutdown()
-        self._identity.end_all(JobError(ErrorCode.UNAVAILABLE, "the server is shutting down; jobs run on"))
         await self._server.stop(grace)
 
 

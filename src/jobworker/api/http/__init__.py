@@ -1,0 +1,1 @@
+"""The HTTPS door: bearer tokens, JSON, TLS 1.3."""

@@ -1,0 +1,36 @@
+"""What is done for a caller ends when the caller is gone."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
+
+
+@contextlib.asynccontextmanager
+async def while_present(receive: Receive) -> AsyncIterator[None]:
+    """Ends what is done inside with ClientDisconnect as soon as the connection is gone; the body must be read."""
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(None) as presence:
+            gone = asyncio.create_task(_until_gone(receive))
+
+            def leave(_: object) -> None:
+                presence.reschedule(loop.time())
+
+            gone.add_done_callback(leave)
+            try:
+                yield
+            finally:
+                gone.remove_done_callback(leave)
+                gone.cancel()
+    except TimeoutError:
+        if not presence.expired():
+            raise
+        raise ClientDisconnect from None
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

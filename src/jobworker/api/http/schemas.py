@@ -1,0 +1,415 @@
+"""The bodies and queries of the HTTPS API, and what they are in our own types."""
+
+import struct
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic.alias_generators import to_camel
+
+from jobworker.api.http.words import Argument, Word
+from jobworker.core.errors import invalid
+from jobworker.core.lifecycle import Ended, Pending, State
+from jobworker.core.outcome import Exited, OutputTotals, Usage, outcome_to_document
+from jobworker.core.spec import JobSpec, Limits, Network, OnOutputLimit
+from jobworker.core.times import parse_time, rfc3339
+from jobworker.core.units import parse_cpu, parse_duration, parse_rate, parse_size
+from jobworker.runtime.output_log import BOTH, Stream
+from jobworker.service import JobView, OutputRequest
+from jobworker.store.jobs import JobFilter
+
+DEFAULT_PAGE: Final = 100
+MAX_PAGE: Final = 1000
+_CURSOR: Final = struct.Struct(">Q")
+_LARGEST: Final = (1 << 63) - 1
+
+EXAMPLE_ID: Final = "6f0c1fd2-8a52-4c0b-9d1a-0c5b1f6f7a01"
+
+
+class _Body(BaseModel):
+    """What a caller sends: names in camelCase, types to the letter, and nothing that nobody asked for."""
+
+    model_config = ConfigDict(alias_generator=to_camel, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class _Query(BaseModel):
+    """What stands behind the `?`: as `_Body`, but everything is spelled as text there."""
+
+    model_config = ConfigDict(alias_generator=to_camel, extra="forbid")
+
+
+class _Answer(BaseModel):
+    """What a caller is told."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+
+
+class Failure(_Answer):
+    """What went wrong, in words; nothing else is told."""
+
+    error: str = Field(examples=["Error: job not found"])
+
+
+# Asking.
+
+_Measure = int | float | str | None
+_PARSERS: Final[Mapping[str, Callable[[str, str], float]]] = {
+    "cpu": parse_cpu,
+    "memory": parse_size,
+    "io_read_bps": parse_rate,
+    "io_write_bps": parse_rate,
+    "timeout": parse_duration,
+    "output_bytes": parse_size,
+}
+_LIMITS: Final = (*_PARSERS, "pids", "io_read_iops", "io_write_iops", "io_device")
+
+
+class StartJob(_Body):
+    """A program and how it is to run. A limit that is absent is the server's default; null lifts it."""
+
+    program: Word
+    args: list[Argument] = []
+    env: dict[str, Word] = {}
+    workdir: Word | None = None
+    name: str | None = None
+    labels: dict[str, str] = {}
+    network: Literal["none", "host"] = "none"
+    cpu: _Measure = None
+    memory: _Measure = None
+    pids: int | None = None
+    io_read_bps: _Measure = None
+    io_write_bps: _Measure = None
+    io_read_iops: int | None = None
+    io_write_iops: int | None = None
+    io_device: Word | None = None
+    timeout: _Measure = None
+    output_bytes: _Measure = None
+    on_output_limit: Literal["drop", "kill"] | None = None
+
+    def to_spec(self, defaults: Limits) -> JobSpec:
+        """The spec that is asked for; INVALID_ARGUMENT."""
+        limits = {name: _limit(name, getattr(self, name)) for name in _LIMITS if name in self.model_fields_set}
+        if self.on_output_limit is not None:
+            limits["on_output_limit"] = OnOutputLimit(self.on_output_limit)
+        return JobSpec(
+            program=self.program,
+            args=tuple(self.args),
+            env=self.env,
+            workdir=self.workdir,
+            name=self.name,
+            labels=self.labels,
+            network=Network(self.network),
+            limits=replace(defaults, **limits),
+        )
+
+
+def _limit(name: str, value: Any) -> Any:
+    """A limit as a number, however it is spelled."""
+    parse = _PARSERS.get(name)
+    return parse(value, to_camel(name)) if parse is not None and isinstance(value, str) else value
+
+
+class StopJob(_Body):
+    """How a job is to be stopped: at once, or by a signal first and `grace` seconds to obey it."""
+
+    grace: int | float | str = 0
+    signal: int | str = "TERM"
+
+
+class SignalJob(_Body):
+    """The signal to send, by name or number."""
+
+    signal: int | str
+
+
+class ListJobs(_Query):
+    """Which jobs to list: those that meet every condition."""
+
+    state: list[str] = []
+    label: list[str] = []
+    owner: str | None = None
+    name: str | None = None
+    id_prefix: str = ""
+    page_size: int = Field(DEFAULT_PAGE, ge=1, le=MAX_PAGE)
+    page_token: str | None = None
+
+    def to_filter(self) -> JobFilter:
+        """The conditions; INVALID_ARGUMENT."""
+        return JobFilter(
+            owner=self.owner,
+            states=frozenset(_state(text) for text in self.state),
+            labels=dict(_label(text) for text in self.label),
+            name=self.name,
+            id_prefix=self.id_prefix,
+        )
+
+    def cursor(self) -> int | None:
+        """Where the page begins; None for the first one."""
+        if self.page_token is None:
+            return None
+        try:
+            (cursor,) = _CURSOR.unpack(urlsafe_b64decode(self.page_token.encode("ascii")))
+        except (ValueError, struct.error):
+            cursor = _LARGEST + 1
+        if cursor > _LARGEST:
+            raise invalid("pageToken", self.page_token, "nextPageToken of the page before, unchanged")
+        return int(cursor)
+
+
+class WaitForJob(_Query):
+    """How long to wait at most, in seconds or as in 30s."""
+
+    timeout: str | None = None
+
+    def seconds(self) -> float | None:
+        """The time to wait; None: as long as it takes."""
+        return None if self.timeout is None else parse_duration(self.timeout, "timeout")
+
+
+class RemoveJob(_Query):
+    """Whether a running job is ended first."""
+
+    force: bool = False
+
+
+class ReadOutput(_Query):
+    """Which part of an output to read."""
+
+    stream: Literal["stdout", "stderr"] | None = None
+    tail: int | None = Field(None, ge=0, le=_LARGEST)
+    since: str | None = None
+    timestamps: bool = False
+
+    def to_request(self, *, offset: int = 0, follow: bool = False, max_chunk: int) -> OutputRequest:
+        """The same as the service asks for it; INVALID_ARGUMENT."""
+        return OutputRequest(
+            offset=offset,
+            streams=frozenset({Stream[self.stream.upper()]}) if self.stream else BOTH,
+            follow=follow,
+            since=None if self.since is None else parse_time(self.since, "since"),
+            tail_lines=self.tail,
+            max_chunk=max_chunk,
+        )
+
+
+class StreamOutput(ReadOutput):
+    """Which part of an output to read, and whether to wait for more of it."""
+
+    offset: int = Field(0, ge=0, le=_LARGEST)
+    follow: bool = True
+
+
+def _state(text: str) -> State:
+    try:
+        return State(text.upper())
+    except ValueError:
+        raise invalid("state", text, ", ".join(status_of(state) for state in State)) from None
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise invalid("label", text, "KEY=VALUE")
+    return key, value
+
+
+# Answering.
+
+_Moment = Annotated[str | None, Field(examples=["2026-01-31T12:00:00.000000Z"])]
+_Outcome = Annotated[
+    dict[str, int | str] | None,
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {
+                    "type": "object",
+                    "properties": {
+                        "kind": {
+                            "enum": [
+                                "exited",
+                                "signaled",
+                                "oom_killed",
+                                "timed_out",
+                                "stopped",
+                                "output_limit",
+                                "lost",
+                            ]
+                        },
+                        "code": {"type": "integer"},
+                        "signal": {"type": "integer"},
+                        "by": {"type": "string"},
+                        "reason": {"type": "string"},
+                    },
+                    "required": ["kind"],
+                },
+                {"type": "null"},
+            ]
+        }
+    ),
+]
+
+
+class JobLimits(_Answer):
+    """The limits of a job; null is unlimited."""
+
+    cpu: float | None
+    memory: int | None
+    pids: int | None
+    io_read_bps: int | None
+    io_write_bps: int | None
+    io_read_iops: int | None
+    io_write_iops: int | None
+    io_device: Word | None
+    timeout: float | None
+    output_bytes: int
+    on_output_limit: Literal["drop", "kill"]
+
+    @classmethod
+    def of(cls, limits: Limits) -> Self:
+        """The limits as they are told."""
+        values = {name: getattr(limits, name) for name in _LIMITS}
+        return cls.model_construct(**values, on_output_limit=limits.on_output_limit.value)
+
+
+class JobUsage(_Answer):
+    """What a job has used so far; null where the host cannot tell."""
+
+    cpu_seconds: float | None
+    throttled_seconds: float | None
+    memory_peak_bytes: int | None
+    oom_kills: int | None
+    io_read_bytes: int | None
+    io_write_bytes: int | None
+
+    @classmethod
+    def of(cls, usage: Usage) -> Self:
+        """The usage as it is told."""
+        values = usage.to_document()
+        return cls.model_construct(memory_peak_bytes=values.pop("memory_peak"), **values)
+
+
+class JobOutputTotals(_Answer):
+    """How much a job has written, and how much of it was dropped and why."""
+
+    stdout_bytes: int
+    stderr_bytes: int
+    dropped_bytes: int
+    dropped_reason: str | None
+
+    @classmethod
+    def of(cls, totals: OutputTotals) -> Self:
+        """The totals as they are told."""
+        return cls.model_construct(**totals.to_document())
+
+
+class Job(_Answer):
+    """A job as it is now."""
+
+    id: str = Field(examples=[EXAMPLE_ID])
+    status: Literal["Pending", "Running", "Completed", "Failed", "Stopped"]
+    exit_code: int | None
+    error: None = None
+    owner: str
+    name: str | None
+    labels: dict[str, str]
+    program: Word
+    args: list[Word]
+    env: dict[str, Word]
+    workdir: Word | None
+    network: Literal["none", "host"]
+    limits: JobLimits
+    created_at: _Moment
+    started_at: _Moment
+    ended_at: _Moment
+    outcome: _Outcome
+    usage: JobUsage
+    output: JobOutputTotals
+    effective_limits: dict[str, str]
+    sandbox: dict[str, str]
+
+    @classmethod
+    def of(cls, view: JobView) -> Self:
+        """The job as its owner sees it."""
+        record = view.record
+        started_at: float | None = None
+        ended_at: float | None = None
+        outcome = None
+        match record.phase:
+            case Pending():
+                pass
+            case Ended(ending):
+                started_at, ended_at, outcome = ending.started_at, ending.ended_at, ending.outcome
+            case underway:
+                started_at = underway.started_at
+        # Our own values need no checking.
+        return cls.model_construct(
+            id=record.id,
+            status=status_of(record.state),
+            exit_code=outcome.code if isinstance(outcome, Exited) else None,
+            owner=record.owner,
+            name=record.spec.name,
+            labels=dict(record.spec.labels),
+            program=record.spec.program,
+            args=list(record.spec.args),
+            env=dict(record.spec.env),
+            workdir=record.spec.workdir,
+            network=record.spec.network.value,
+            limits=JobLimits.of(record.spec.limits),
+            created_at=rfc3339(record.created_at),
+            started_at=None if started_at is None else rfc3339(started_at),
+            ended_at=None if ended_at is None else rfc3339(ended_at),
+            outcome=None if outcome is None else outcome_to_document(outcome),
+            usage=JobUsage.of(view.usage),
+            output=JobOutputTotals.of(view.output),
+            effective_limits=dict(record.effective_limits),
+            sandbox=dict(record.sandbox),
+        )
+
+    @classmethod
+    def listed(cls, view: JobView) -> Self:
+        """The job as lists show it: with the names of its environment and without the values, maybe secrets."""
+        job = cls.of(view)
+        job.env = dict.fromkeys(job.env, "")
+        return job
+
+
+class JobRef(_Answer):
+    """The job that was acted on."""
+
+    id: str = Field(examples=[EXAMPLE_ID])
+    error: None = None
+
+
+class JobPage(_Answer):
+    """Some jobs, newest first, and where the next page begins; null behind the last job."""
+
+    jobs: list[Job]
+    next_page_token: str | None
+    error: None = None
+
+
+class JobLines(_Answer):
+    """What a job has written so far, as lines."""
+
+    id: str = Field(examples=[EXAMPLE_ID])
+    stdout: list[str]
+    stderr: list[str]
+    error: None = None
+
+
+class Health(_Answer):
+    """That the server is there."""
+
+    status: Literal["ok"] = "ok"
+
+
+def status_of(state: State) -> str:
+    """A state as this API spells it."""
+    return state.value.capitalize()
+
+
+def token_of(cursor: int | None) -> str | None:
+    """The page token for a cursor."""
+    return None if cursor is None else urlsafe_b64encode(_CURSOR.pack(cursor)).decode("ascii")
