@@ -273,21 +273,34 @@ class JobLimits(_Answer):
         return cls.model_construct(**values, on_output_limit=limits.on_output_limit.value)
 
 
+# The amounts that are called otherwise here: ours → the protocol's.
+_USAGE: Final = {"memory_current": "memory_current_bytes", "memory_peak": "memory_peak_bytes"}
+
+
 class JobUsage(_Answer):
     """What a job has used so far; null where the host cannot tell."""
 
     cpu_seconds: float | None
+    cpu_user_seconds: float | None
+    cpu_system_seconds: float | None
+    cpu_periods: int | None
+    throttled_periods: int | None
     throttled_seconds: float | None
+    memory_current_bytes: int | None
     memory_peak_bytes: int | None
     oom_kills: int | None
     io_read_bytes: int | None
     io_write_bytes: int | None
+    io_read_operations: int | None
+    io_write_operations: int | None
+    pids_current: int | None
+    pids_peak: int | None
+    pids_limit_hits: int | None
 
     @classmethod
     def of(cls, usage: Usage) -> Self:
         """The usage as it is told."""
-        values = usage.to_document()
-        return cls.model_construct(memory_peak_bytes=values.pop("memory_peak"), **values)
+        return cls.model_construct(**{_USAGE.get(name, name): amount for name, amount in usage.to_document().items()})
 
 
 class JobOutputTotals(_Answer):
