@@ -1,6 +1,7 @@
 """Control groups: which trees a host has, what a limit becomes in each, and refusals that name the remedy."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,7 +117,7 @@ def test_a_host_without_control_groups_has_no_trees(tmp_path: Path) -> None:
     assert found("30 1 254:1 / / rw - ext4 /dev/vda1 rw\n", tmp_path, "") == []
 
 
-DISK = "254:0"
+DISKS = ["254:0"]
 UNLIMITED = Limits(memory=None, pids=None)
 # limits → (what v1 writes, what v2 writes), as file and value
 TABLE: list[tuple[Limits, dict[str, str], dict[str, str]]] = [
@@ -157,7 +158,18 @@ TABLE: list[tuple[Limits, dict[str, str], dict[str, str]]] = [
 ]
 
 
-def written(knobs: list[Knob]) -> list[tuple[str, str]]:
+def test_a_limit_of_io_is_set_on_every_disk() -> None:
+    """S4: of a file system on several, and of a device that is made of others."""
+    limits = Limits(memory=None, pids=None, io_read_bps=10)
+    two = ["253:1", "254:0"]
+    assert written(knobs_v1(limits, two))[1:] == [
+        ("blkio.throttle.read_bps_device", "253:1 10"),
+        ("blkio.throttle.read_bps_device", "254:0 10"),
+    ]
+    assert written(knobs_v2(limits, two))[1:] == [("io.max", "253:1 rbps=10"), ("io.max", "254:0 rbps=10")]
+
+
+def written(knobs: Iterable[Knob]) -> list[tuple[str, str]]:
     return [(knob.file, knob.value) for knob in knobs]
 
 
@@ -165,8 +177,8 @@ def written(knobs: list[Knob]) -> list[tuple[str, str]]:
 def test_a_limit_becomes_the_values_that_the_kernel_documents(
     limits: Limits, v1: dict[str, str], v2: dict[str, str]
 ) -> None:
-    assert written(list(knobs_v1(limits, DISK))) == list(v1.items())
-    assert written(list(knobs_v2(limits, DISK))) == [(file.strip(), value) for file, value in v2.items()]
+    assert written(knobs_v1(limits, DISKS)) == list(v1.items())
+    assert written(knobs_v2(limits, DISKS)) == [(file.strip(), value) for file, value in v2.items()]
 
 
 @given(
@@ -180,8 +192,8 @@ def test_a_limit_becomes_the_values_that_the_kernel_documents(
     )
 )
 def test_both_versions_limit_the_same_things(limits: Limits) -> None:
-    by_v1 = {knob.controller for knob in knobs_v1(limits, DISK) if not knob.is_default}
-    by_v2 = {knob.controller for knob in knobs_v2(limits, DISK) if not knob.is_default}
+    by_v1 = {knob.controller for knob in knobs_v1(limits, DISKS) if not knob.is_default}
+    by_v2 = {knob.controller for knob in knobs_v2(limits, DISKS) if not knob.is_default}
     asked = {
         "cpu": limits.cpu is not None,
         "memory": limits.memory is not None,
@@ -208,7 +220,7 @@ def test_a_limit_without_its_controller_is_refused_with_the_remedy(tmp_path: Pat
     names = {"cpu", "memory", "pids", "io" if is_v2 else "blkio"} - {missing, "blkio" if missing == "io" else ""}
     group = Cgroup([(Hierarchy(str(tmp_path), tuple(names), is_v2), str(tmp_path))])
     with pytest.raises(JobError, match=f"{missing} limit: this host has no {missing} controller; boot") as refused:
-        group.limit(ASKED[missing], DISK)
+        group.limit(ASKED[missing], DISKS)
     assert refused.value.code is ErrorCode.UNSUPPORTED
 
 
@@ -217,7 +229,7 @@ def test_a_limit_whose_file_is_missing_is_refused_by_name(tmp_path: Path, contro
     """S3: as when the controller was not handed down to our group."""
     tree = Hierarchy(str(tmp_path), ("cpu", "memory", "pids", "io"), is_v2=True)
     with pytest.raises(JobError, match=f"the {controller} controller refuses") as refused:
-        Cgroup([(tree, str(tmp_path))]).limit(ASKED[controller], DISK)
+        Cgroup([(tree, str(tmp_path))]).limit(ASKED[controller], DISKS)
     assert refused.value.code is ErrorCode.UNSUPPORTED
 
 
@@ -226,10 +238,32 @@ def test_a_limit_that_the_kernel_does_not_show_is_refused(tmp_path: Path) -> Non
     (tmp_path / "pids.max").symlink_to("/dev/null")
     tree = Hierarchy(str(tmp_path), ("pids",), is_v2=True)
     with pytest.raises(JobError, match="pids: the pids controller refuses 256: the kernel shows '' instead"):
-        Cgroup([(tree, str(tmp_path))]).limit(ASKED["pids"], DISK)
+        Cgroup([(tree, str(tmp_path))]).limit(ASKED["pids"], DISKS)
     (tmp_path / "pids.max").unlink()
     (tmp_path / "pids.max").touch()
-    assert Cgroup([(tree, str(tmp_path))]).limit(ASKED["pids"], DISK) == {"pids": "256"}, "the control"
+    assert Cgroup([(tree, str(tmp_path))]).limit(ASKED["pids"], DISKS) == {"pids": "256"}, "the control"
+
+
+@pytest.mark.parametrize(
+    ("shown", "holds"),
+    [
+        ("8:0 rbps=1000 wbps=max riops=max wiops=max\n254:0 rbps=1000 wbps=max riops=max wiops=max\n", True),
+        ("8:0 rbps=1000 wbps=max riops=max wiops=max\n254:0 rbps=max wbps=7 riops=max wiops=max\n", False),
+        ("254:0 rbps=10001 wbps=max riops=max wiops=max\n", False),
+        ("", False),
+    ],
+)
+def test_a_limit_of_io_counts_only_as_shown_for_its_own_disk(shown: str, holds: bool) -> None:  # noqa: FBT001
+    """S3."""
+    *_, knob = knobs_v2(Limits(io_read_bps=1000), ["254:0"])
+    assert knob.holds(shown) is holds
+
+
+def test_a_number_that_is_part_of_another_value_does_not_count() -> None:
+    """S3: a cpu limit of one core has the quota that no limit has as its period."""
+    *_, knob = knobs_v2(Limits(cpu=1.0), [])
+    assert knob.holds("100000 100000\n")
+    assert not knob.holds("max 100000\n")
 
 
 @needs_root
@@ -241,7 +275,7 @@ def test_groups_are_made_limited_measured_and_removed_on_this_host() -> None:
         group = host.group("a-job")
         group.create()
         try:
-            effective = group.limit(Limits(cpu=0.5, memory=64 * MiB, pids=9), None)
+            effective = group.limit(Limits(cpu=0.5, memory=64 * MiB, pids=9), [])
             assert effective["memory"] == str(64 * MiB)
             assert effective["pids"] == "9"
             assert host.names() == {"a-job"}
@@ -348,7 +382,7 @@ def test_a_value_that_the_kernel_refuses_is_named() -> None:
     try:
         group.create()
         with pytest.raises(JobError, match=r"io_read_bps: the io controller refuses 4095:1048575 1000: No such device"):
-            group.limit(ASKED["io"], "4095:1048575")
+            group.limit(ASKED["io"], ["4095:1048575"])
     finally:
         group.remove()
         host.remove_parent()

@@ -11,7 +11,7 @@ from typing import Final, Literal
 from jobworker.core.errors import JobError
 from jobworker.core.spec import Limits, MiB
 from jobworker.runtime import linux
-from jobworker.runtime.block_device import disk_of
+from jobworker.runtime.block_device import disks_of
 from jobworker.runtime.cgroup import CgroupHost
 
 
@@ -124,9 +124,7 @@ def _limit(limits: Limits) -> Callable[[], None]:
         group = host.group(str(os.getpid()))
         group.create()
         try:
-            mountinfo = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
-            disk = disk_of("/", mountinfo) if limits.limits_io() else None
-            group.limit(limits, disk)
+            group.limit(limits, disks_of("/") if limits.limits_io() else [])
         finally:
             group.remove()
             host.remove_parent()

@@ -50,7 +50,7 @@ class Hierarchy:
 
 @dataclass(frozen=True, slots=True)
 class Knob:
-    """One value to write to a group's file; `shows` is what reading it back must contain."""
+    """One value to write to a group's file; `shows` is the line, or device and value, that must be read back."""
 
     limit: str
     controller: str
@@ -59,6 +59,14 @@ class Knob:
     shows: str
     limits_swap: bool = False  # its file may be missing where there is no swap
     is_default: bool = False  # nobody has asked for it, so a host without it runs the job all the same
+
+    def holds(self, shown: str) -> bool:
+        """Whether the file's text tells that the value is in force."""
+        for line in shown.splitlines():
+            device, *values = line.split() or [""]
+            if line == self.shows or (":" in device and self.shows in {f"{device} {value}" for value in values}):
+                return True
+        return False
 
 
 def find_hierarchies(mountinfo: str, own_groups: str, is_delegated: bool = False) -> list[Hierarchy]:  # noqa: FBT001, FBT002
@@ -86,7 +94,7 @@ def find_hierarchies(mountinfo: str, own_groups: str, is_delegated: bool = False
     return sorted(found.values(), key=lambda hierarchy: not hierarchy.is_v2)
 
 
-def knobs_v1(limits: Limits, disk: str | None) -> Iterator[Knob]:
+def knobs_v1(limits: Limits, disks: Sequence[str]) -> Iterator[Knob]:
     """What to write for `limits` in version 1 controllers."""
     if limits.memory is not None:
         size = str(limits.memory // _PAGE * _PAGE)
@@ -102,7 +110,7 @@ def knobs_v1(limits: Limits, disk: str | None) -> Iterator[Knob]:
         yield Knob("cpu_quota_us", "cpu", "cpu.cfs_quota_us", quota, quota)
     for name, file in _IO_V1.items():
         rate = getattr(limits, name)
-        if rate is not None:
+        for disk in disks if rate is not None else ():
             yield Knob(name, "io", file, f"{disk} {rate}", f"{disk} {rate}")
 
 
@@ -115,7 +123,7 @@ _IO_V1: Final = {
 _IO_V2: Final = {"io_read_bps": "rbps", "io_write_bps": "wbps", "io_read_iops": "riops", "io_write_iops": "wiops"}
 
 
-def knobs_v2(limits: Limits, disk: str | None) -> Iterator[Knob]:
+def knobs_v2(limits: Limits, disks: Sequence[str]) -> Iterator[Knob]:
     """What to write for `limits` in version 2 controllers."""
     if limits.memory is not None:
         size = str(limits.memory // _PAGE * _PAGE)
@@ -130,8 +138,8 @@ def knobs_v2(limits: Limits, disk: str | None) -> Iterator[Knob]:
         yield Knob("cpu_max", "cpu", "cpu.max", quota, quota)
     for name, key in _IO_V2.items():
         rate = getattr(limits, name)
-        if rate is not None:
-            yield Knob(name, "io", "io.max", f"{disk} {key}={rate}", f"{key}={rate}")
+        for disk in disks if rate is not None else ():
+            yield Knob(name, "io", "io.max", f"{disk} {key}={rate}", f"{disk} {key}={rate}")
 
 
 class CgroupHost:
@@ -202,13 +210,13 @@ class Cgroup:
                 self.create()
                 return
 
-    def limit(self, limits: Limits, disk: str | None) -> dict[str, str]:
-        """Sets every limit and reads each back; returns them as the kernel shows them.
+    def limit(self, limits: Limits, disks: Sequence[str]) -> dict[str, str]:
+        """Sets every limit, those of io on each of `disks`, and reads each back; returns what is in force.
 
         UNSUPPORTED, naming controller and remedy, when one cannot be set or does not hold.
         """
         effective: dict[str, str] = {}
-        for knob in self._knobs(limits, disk):
+        for knob in self._knobs(limits, disks):
             path = f"{self._path_of(knob.controller)}/{knob.file}"
             try:
                 shown = _set(path, knob.value)
@@ -218,19 +226,20 @@ class Cgroup:
                 raise _cannot_limit(knob, "its file is missing") from error
             except OSError as error:
                 raise _cannot_limit(knob, os.strerror(error.errno or 0)) from error
-            if knob.shows not in (shown.strip(), *_words_and_lines(shown)):
+            if not knob.holds(shown):
                 raise _cannot_limit(knob, f"the kernel shows {shown.strip()!r} instead of {knob.value!r}")
-            effective[knob.limit] = knob.value
+            # A limit of io has a value for each disk.
+            effective[knob.limit] = ", ".join(filter(None, (effective.get(knob.limit), knob.value)))
         if limits.limits_io() and self._version_of("io") == 1:
             effective["io_scope"] = "direct and synchronous io only (cgroup v1)"
         return effective
 
-    def _knobs(self, limits: Limits, disk: str | None) -> list[Knob]:
+    def _knobs(self, limits: Limits, disks: Sequence[str]) -> list[Knob]:
         """The knobs for this host, taken for each controller from the tree that has it."""
         chosen = []
-        for knobs, version in ((knobs_v2(limits, disk), 2), (knobs_v1(limits, disk), 1)):
+        for knobs, version in ((knobs_v2(limits, disks), 2), (knobs_v1(limits, disks), 1)):
             chosen += [knob for knob in knobs if self._version_of(knob.controller) == version]
-        wanted = {knob.controller for knob in knobs_v2(limits, disk) if not knob.is_default}
+        wanted = {knob.controller for knob in knobs_v2(limits, disks) if not knob.is_default}
         for controller in sorted(wanted - {knob.controller for knob in chosen}):
             raise JobError(
                 ErrorCode.UNSUPPORTED,
@@ -474,10 +483,6 @@ def _cannot_limit(knob: Knob, why: str) -> JobError:
     return JobError(
         ErrorCode.UNSUPPORTED, f"{knob.limit}: the {knob.controller} controller refuses {knob.value}: {why}"
     )
-
-
-def _words_and_lines(text: str) -> list[str]:
-    return text.split() + text.splitlines()
 
 
 def _host_has_swap() -> bool:

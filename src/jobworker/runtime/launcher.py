@@ -106,8 +106,8 @@ class Launcher:
         self._uids = UidRange.open(Path(bootstrap.lock_dir), bootstrap.first_uid, bootstrap.last_uid)
         self._cgroups = CgroupHost.discover(bootstrap.cgroup_parent)
         self._cgroups.prepare()
-        self._mountinfo = os.fsdecode(Path("/proc/self/mountinfo").read_bytes())
-        self._host = sandbox.HostView.survey(self._mountinfo, bootstrap.hidden)
+        mountinfo = os.fsdecode(Path("/proc/self/mountinfo").read_bytes())
+        self._host = sandbox.HostView.survey(mountinfo, bootstrap.hidden)
         self._own_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
 
     def serve(self) -> None:
@@ -148,12 +148,12 @@ class Launcher:
             raise JobError(ErrorCode.INVALID_ARGUMENT, "not a job id")
         job_dir.check_directory(directory, self._bootstrap.service_uid)
         spec = job_dir.read_request(directory).spec
-        disk = self._disk_of(spec.limits.io_device or "/") if spec.limits.limits_io() else None
+        disks = self._disks_of(spec.limits.io_device or "/") if spec.limits.limits_io() else []
         group = self._cgroups.group(job_id)
         lease = self._uids.lease()
         try:
             self._create(group)
-            effective_limits = group.limit(spec.limits, disk)
+            effective_limits = group.limit(spec.limits, disks)
             uid = self._floor(lease)
 
             def steps(status_fd: int) -> list[sandbox.Step]:
@@ -192,10 +192,11 @@ class Launcher:
             self._cgroups.prepare()
             group.create()
 
-    def _disk_of(self, path: str) -> str:
-        """The disk behind a path that a user has named, looked up with the server's rights and not with root's."""
+    def _disks_of(self, path: str) -> list[str]:
+        """The disks behind a path that a user has named, looked up with the server's rights and not with root's."""
         with linux.file_system_ids(self._bootstrap.service_uid, self._bootstrap.service_gid):
-            return block_device.disk_of(path, self._mountinfo)
+            place = block_device.look_up(path)
+        return block_device.disks_behind(place, path)
 
     def _floor(self, lease: UidLease) -> int:
         """The uid for a job, checked once more where it is given out: never root, never the server's."""
