@@ -25,6 +25,7 @@ from jobworker.core.outcome import Ending, Lost, Outcome, OutputTotals, Usage
 from jobworker.core.spec import JobSpec, Network
 from jobworker.job import JobStatus
 from jobworker.recovery import DeclareLost, Facts, judge
+from jobworker.runtime.controls import describe_isolation
 from jobworker.runtime.launcher_client import LauncherClient
 from jobworker.runtime.output_log import BOTH, Chunk, Stream
 from jobworker.store import audit, jobs
@@ -117,6 +118,7 @@ class Service:
         self._is_closing = False
 
     _worker: Worker
+    _degraded: tuple[str, ...] = ()  # the controls that jobs of this host run without
 
     @classmethod
     async def open(
@@ -124,6 +126,7 @@ class Service:
     ) -> Self:
         """The service with every job that an earlier one left, adopted or put on record."""
         service = cls(database, node, quotas)
+        service._degraded = launcher.degraded
         for record in database.read(jobs.unfinished):
             service._live[record.id] = record
         service._worker = await Worker.open(state, launcher=launcher, on_end=service._on_end)
@@ -182,7 +185,7 @@ class Service:
         return await self._view(self._get(record.id)), False
 
     async def _start(self, principal: Principal, record: JobRecord, cut_short: JobRecord | None) -> None:
-        event = self._event(principal, Action.JOB_START, record.id, "allowed", record.spec.program)
+        event = self._event(principal, Action.JOB_START, record.id, "allowed", self._describe_start(record))
 
         def intend(connection: sqlite3.Connection) -> None:
             if cut_short is not None:
@@ -203,6 +206,13 @@ class Service:
             raise
         if record.id in self._live and not isinstance(status.phase, Ended):
             self._update(status)
+
+    def _describe_start(self, record: JobRecord) -> str:
+        """What the audit says of a start: what runs, and with less isolation than it should have, if so."""
+        if not self._degraded:
+            return record.spec.program
+        _log.warning("job %s starts with isolation: %s", record.id, describe_isolation(self._degraded))
+        return f"{record.spec.program}; isolation: {describe_isolation(self._degraded)}"
 
     async def _was_never_started(self, record: JobRecord) -> bool:
         """Whether an earlier server stopped before the job had so much as files: then its key is still good."""

@@ -16,7 +16,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -57,13 +57,14 @@ _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 OnEnd = Callable[[JobStatus], Awaitable[None]]
 
 
-def bootstrap(
+def bootstrap(  # noqa: PLR0913 - one parameter a fact
     state: Path,
     *,
     service_uid: int | None = None,
     service_gid: int | None = None,
     uids: tuple[int, int] = (200_000, 265_535),
     hidden: tuple[Path, ...] = (),
+    allow_degraded: Collection[str] = (),
 ) -> wire.Bootstrap:
     """What a launcher for the jobs below `state` needs to know."""
     state = state.resolve()
@@ -77,6 +78,7 @@ def bootstrap(
         cgroup_parent="jobworker-" + sha256(os.fsencode(state)).hexdigest()[:12],
         lock_dir="/run/jobworker",
         hidden=[str(state), *map(str, hidden)],
+        allow_degraded=sorted(allow_degraded),
     )
 
 
@@ -104,8 +106,8 @@ class Worker:
     ) -> Self:
         """A worker with every job that an earlier one left: running ones are adopted.
 
-        Starts a launcher unless one is given, which needs root. UNAVAILABLE when another worker
-        has the directory.
+        Starts a launcher unless one is given; without root it makes jobs in user namespaces, with the
+        rights of the caller. UNAVAILABLE when another worker has the directory.
         """
         state = Path(state)
         (state / "jobs").mkdir(mode=0o700, parents=True, exist_ok=True)

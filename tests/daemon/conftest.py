@@ -12,8 +12,8 @@ import pytest
 def jobworkerd():
     """Run one command to its end; its exit status, stdout and stderr."""
 
-    def run(*arguments, **options):
-        command = [sys.executable, "-m", "jobworker.daemon.main", *map(str, arguments)]
+    def run(*arguments, through=(), **options):
+        command = [*through, sys.executable, "-m", "jobworker.daemon.main", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, **options)
 
     return run

@@ -197,3 +197,29 @@ def test_an_address_reads_as_it_is_written(text):
 def test_an_address_needs_a_host_and_a_port(text):
     with pytest.raises(JobError, match="address"):
         Address.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("control", "words"),
+    [
+        ("secomp", "did you mean seccomp?"),
+        ("nonsense", "known are "),
+        ("pid-namespace", "no job can run without pid-namespace"),
+        ("cpu-limit", "cpu-limit is not needed by all jobs"),
+    ],
+)
+def test_only_controls_that_jobs_can_do_without_may_be_allowed_to_be_missing(load, control, words):
+    """R6."""
+    with pytest.raises(ConfigRefused, match=r"isolation\.allow_degraded") as refused:
+        load(TLS + f'[isolation]\nallow_degraded = ["{control}"]\n')
+    assert words in str(refused.value)
+
+
+def test_limits_that_the_host_lacks_are_neither_given_by_default_nor_demanded():
+    jobs = Jobs().without({"memory-limit"})
+    assert (jobs.default.memory, jobs.default.pids) == (None, Jobs().default.pids)
+    assert jobs.ceilings[Role.USER].memory is None
+    jobs.ceilings[Role.USER].check(jobs.default)
+    with pytest.raises(JobError, match="memory"):  # the control
+        Jobs().ceilings[Role.USER].check(jobs.default)
+    assert Jobs().without(()) == Jobs()

@@ -29,6 +29,7 @@ from jobworker.daemon.init import init
 from jobworker.daemon.users import add
 
 SERVICE_UID = 199_999
+USER_UID = 54_321  # an ordinary user's, that nothing else has
 JOBCTL = "import sys; sys.argv[0] = 'jobctl'; from jobworker.cli.main import main; main()"
 _MODULES = "import cryptography.x509, google.protobuf, grpc, jobworker.service, uvloop"
 
@@ -55,8 +56,9 @@ class Installation:
 class Daemon:
     """One jobworkerd with its directory: its operator's commands, its users' commands, its life and death."""
 
-    def __init__(self, directory: Path, installation: Installation) -> None:
+    def __init__(self, directory: Path, installation: Installation, **identity: Any) -> None:
         self.directory = directory
+        self.identity = identity  # whose server it is, as subprocess takes it; ours when empty
         self.installation = installation
         self.process: Any = None  # the one of `serve`, while it runs
         self.log = directory.parent / "log"
@@ -67,7 +69,12 @@ class Daemon:
     def command(self, *arguments: object, **options) -> subprocess.CompletedProcess[str]:
         """One command of jobworkerd, to its end."""
         program = [self.installation.python, "-m", "jobworker.daemon.main", *map(str, arguments)]
-        settings: dict[str, Any] = {"env": self.installation.environment, "cwd": "/", "timeout": 60} | options
+        settings: dict[str, Any] = {
+            "env": self.installation.environment,
+            "cwd": "/",
+            "timeout": 60,
+            **self.identity,
+        } | options
         return subprocess.run(program, capture_output=True, text=True, check=False, **settings)
 
     def init(self, *users: str) -> None:
@@ -98,6 +105,12 @@ class Daemon:
     # Its life.
 
     @property
+    def uid(self) -> int:
+        """Whose server it is."""
+        uid: int = self.identity.get("user", os.geteuid())
+        return uid
+
+    @property
     def serve_command(self) -> list[str]:
         config = str(self.directory / "jobworker.toml")
         return [self.installation.python, "-m", "jobworker.daemon.main", "serve", "--config", config]
@@ -112,6 +125,7 @@ class Daemon:
                 text=True,
                 env=self.installation.environment | environment,
                 cwd="/",
+                **self.identity,
             )
         line = self.process.stdout.readline()
         match = re.fullmatch(r"ready grpc=(\S+)(?: https=\S+)?\n", line)
@@ -346,6 +360,32 @@ def empty_daemon(state: Path, installation: Installation) -> Iterator[Daemon]:
         yield daemon
     finally:
         daemon.close()
+
+
+@pytest.fixture(scope="module")
+def user_daemon(installation: Installation) -> Iterator[Daemon]:
+    """The server of an ordinary user, who has made it without root: as root of a bare uid, else our own."""
+    is_root = os.geteuid() == 0
+    if is_root and not installation.is_open_to_all():
+        pytest.skip("needs a Python with jobworker's dependencies that another user than root can read")
+    with _place() as place:
+        os.chown(place, USER_UID if is_root else -1, -1)
+        identity = {"user": USER_UID, "group": USER_UID, "extra_groups": []} if is_root else {}
+        daemon = Daemon(place / "state", installation, **identity)
+        controls = {line["control"]: line["works"] for line in json.loads(daemon.command("check", "-o", "json").stdout)}
+        if not controls["user-namespace"]:
+            pytest.skip("needs user namespaces for ordinary users: they isolate jobs without root")
+        daemon.address = f"127.0.0.1:{free_port()}"
+        for command in (("init", "--listen", daemon.address), ("user", "add", "alice"), ("user", "add", "bob")):
+            made = daemon.command(*command, "--dir", daemon.directory)
+            assert made.returncode == 0, made.stderr
+        daemon.start()
+        try:
+            yield daemon
+            daemon.clear()
+            assert daemon.stop() == 0
+        finally:
+            daemon.close()
 
 
 class _place:  # noqa: N801 - used like a function

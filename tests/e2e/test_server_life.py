@@ -179,14 +179,6 @@ def test_a_key_of_another_certificate_is_refused_in_one_line(empty_daemon, daemo
         refused(empty_daemon, str(key))
 
 
-def test_without_root_it_says_what_it_needs(empty_daemon, installation):
-    """R6."""
-    if not installation.is_open_to_all():
-        pytest.skip("no Python with jobworker's dependencies that another user than root can read")
-    unprivileged = ["setpriv", f"--reuid={SERVICE_UID}", f"--regid={SERVICE_UID}", "--clear-groups"]
-    refused(empty_daemon, "root", command=[*unprivileged, *empty_daemon.serve_command])
-
-
 def test_a_busy_port_is_an_error_and_not_a_second_server(empty_daemon):
     """R6."""
     host, _, port = empty_daemon.address.rpartition(":")

@@ -31,7 +31,6 @@ from host import (
     strace,
 )
 
-import jobworker
 from jobworker import ErrorCode, JobError, JobSpec, Limits, State, Worker
 from jobworker.core.outcome import Lost
 from jobworker.core.spec import MiB, words
@@ -517,15 +516,3 @@ async def test_starting_waits_for_no_sleep(worker: Worker) -> None:
     began = time.monotonic()
     assert set(await asyncio.gather(*(one() for _ in range(100)))) == {State.COMPLETED}
     assert time.monotonic() - began < 60
-
-
-def test_without_root_one_clear_line_says_what_is_missing(state: Path) -> None:
-    """R6, for the library: the launcher says it before it makes anything."""
-    state.parent.chmod(0o777)
-    program = f"import asyncio; from jobworker import Worker; asyncio.run(Worker.open({str(state)!r}))"
-    command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", JOB_PYTHON, "-c", program]
-    source = str(Path(jobworker.__file__).parent.parent)
-    ran = subprocess.run(command, capture_output=True, text=True, check=False, env={"PYTHONPATH": source})
-    assert ran.returncode != 0
-    assert "isolated and limited with root's rights; run this as root" in ran.stderr
-    assert not (state / "jobs").exists() or list((state / "jobs").iterdir()) == []

@@ -23,7 +23,9 @@ HOST = HostView(
     ),
     proc_read_only=("/proc/sys", "/proc/irq"),
 )
-JOB = Confinement(job_id=JOB_ID, uid=200_007, entry_files=("/groups/cpu/tasks", "/groups/memory/tasks"), status_fd=9)
+JOB = Confinement(
+    job_id=JOB_ID, uid=200_007, gid=200_007, entry_files=("/groups/cpu/tasks", "/groups/memory/tasks"), status_fd=9
+)
 
 
 def steps_for(spec: JobSpec) -> list[Step]:
@@ -147,7 +149,7 @@ SPECS = st.builds(
 @given(SPECS, st.integers(200_000, 265_535))
 def test_whatever_is_asked_for_the_job_is_never_privileged(spec: JobSpec, uid: int) -> None:
     """E3, E25."""
-    steps = plan(spec, HOST, Confinement(job_id=JOB_ID, uid=uid, entry_files=(), status_fd=3))
+    steps = plan(spec, HOST, Confinement(job_id=JOB_ID, uid=uid, gid=uid, entry_files=(), status_fd=3))
     names = kinds(steps)
     assert all_steps() - set(names) <= {"RaiseLoopback"}
     assert the(steps, sandbox.BecomeUser).uid == the(steps, sandbox.MakeWorkdir).uid == uid != 0

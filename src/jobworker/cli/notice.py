@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from jobworker.cli.escape import escape_text
+from jobworker.client.model import Job
 from jobworker.core.errors import JobError
 from jobworker.core.outcome import Outcome, OutputTotals, describe, exit_status
 
@@ -21,6 +22,12 @@ def say(message: str) -> None:
     """Prints one line on stderr, with nothing in it that could command a terminal."""
     with suppress(BrokenPipeError):  # whoever closed stderr does not want to know
         print(f"jobctl: {escape_text(message)}", file=sys.stderr, flush=True)  # noqa: T201 - this is the place to print
+
+
+def say_what_is_missing(job: Job) -> None:
+    """Tells what the job's isolation lacks, if anything."""
+    if job.is_degraded:
+        say(f"job {job.id} has less isolation than it should: {job.isolation}")
 
 
 def say_how_it_ended(job_id: str, outcome: Outcome) -> None:

@@ -32,7 +32,7 @@ def print_json(document: Any, *, is_compact: bool = False) -> None:
 
 
 def print_jobs(jobs: Sequence[Job], now: float) -> None:
-    """Prints a line a job; on a terminal with short ids."""
+    """Prints a line a job; on a terminal with short ids. How isolated they are is a column when it is not in full."""
     rows = [
         [
             short_id(job),
@@ -46,7 +46,11 @@ def print_jobs(jobs: Sequence[Job], now: float) -> None:
         ]
         for job in jobs
     ]
-    print_table(["ID", "NAME", "OWNER", "STATE", "EXIT", "CREATED", "DURATION", "COMMAND"], rows)
+    headers = ["ID", "NAME", "OWNER", "STATE", "EXIT", "CREATED", "DURATION", "COMMAND"]
+    if any(job.is_degraded for job in jobs):
+        headers.append("ISOLATION")
+        rows = [[*row, job.isolation or "-"] for row, job in zip(rows, jobs, strict=True)]
+    print_table(headers, rows)
 
 
 def print_job(job: Job, now: float) -> None:
@@ -78,7 +82,8 @@ def print_job(job: Job, now: float) -> None:
         "STDERR": format_size(output.stderr_bytes),
         "DROPPED": f"{output.dropped_bytes} bytes ({output.dropped_reason})" if output.dropped_bytes else "",
         "LIMITS": _pairs(job.effective_limits),
-        "ISOLATION": _pairs(job.sandbox),
+        "ISOLATION": job.isolation,
+        "SANDBOX": _pairs({name: fact for name, fact in job.sandbox.items() if name != "isolation"}),
     }
     shown = {name: fact for name, fact in facts.items() if fact}
     width = max(map(len, shown))

@@ -6,7 +6,7 @@ import typer
 
 from jobworker.cli.follow import copy_output
 from jobworker.cli.job_options import Order, takes_job_options
-from jobworker.cli.notice import say_how_it_ended
+from jobworker.cli.notice import say_how_it_ended, say_what_is_missing
 from jobworker.cli.output import Output
 from jobworker.cli.session import talk
 from jobworker.client.grpc import JobClient
@@ -39,6 +39,7 @@ def run(
             idempotency_key=order.idempotency_key,
         )
         job_id = started.job.id
+        say_what_is_missing(started.job)
         return job_id, await copy_output(client.stream(job_id), job_id, Output(raw=raw), order.context)
 
     job_id, end = talk(order.context, start_and_follow)

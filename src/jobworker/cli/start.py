@@ -1,7 +1,7 @@
 """jobctl start: starts a job and prints its id."""
 
 from jobworker.cli.job_options import Order, takes_job_options
-from jobworker.cli.notice import say
+from jobworker.cli.notice import say, say_what_is_missing
 from jobworker.cli.session import talk
 from jobworker.client.grpc import JobClient
 from jobworker.client.model import Started
@@ -29,4 +29,5 @@ def start(order: Order) -> None:
     started = talk(order.context, send)
     how = "this key started it before" if started.existed else "started"
     say(f"{how}; see its output with: jobctl logs {started.job.id}")
+    say_what_is_missing(started.job)
     print(started.job.id)  # noqa: T201 - the data

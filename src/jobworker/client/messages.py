@@ -135,6 +135,7 @@ def job_from_message(message: pb2.Job) -> Job:
         output=_totals_from_message(message.output),
         effective_limits=dict(message.effective_limits),
         sandbox=dict(message.sandbox),
+        isolation=message.isolation,
     )
 
 

@@ -15,7 +15,8 @@ from jobworker.core.spec import JobSpec
 class Job:
     """A job as the server saw it when it answered; times are seconds since the epoch.
 
-    `effective_limits` and `sandbox` are what is in force, as read back from the kernel.
+    `effective_limits` and `sandbox` are what is in force, as read back from the kernel; `isolation`
+    says how whole the sandbox is, and is empty until there is one.
     """
 
     id: str
@@ -30,6 +31,12 @@ class Job:
     output: OutputTotals
     effective_limits: Mapping[str, str]
     sandbox: Mapping[str, str]
+    isolation: str
+
+    @property
+    def is_degraded(self) -> bool:
+        """Whether it runs with less isolation than a host should give."""
+        return self.isolation.startswith("degraded")
 
     @property
     def exit_code(self) -> int | None:
@@ -52,6 +59,7 @@ class Job:
             "output": self.output.to_document(),
             "effective_limits": dict(self.effective_limits),
             "sandbox": dict(self.sandbox),
+            "isolation": self.isolation,
         }
 
 

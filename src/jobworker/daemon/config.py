@@ -5,8 +5,8 @@ import os
 import pwd
 import re
 import tomllib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, Self
@@ -143,6 +143,19 @@ class Jobs:
     default: Limits = _LIMITS
     ceilings: Mapping[Role, Ceiling] = field(default_factory=lambda: _CEILINGS)
 
+    def without(self, controls: Collection[str]) -> Self:
+        """The same where the host lacks limits: nobody gets by default, or is held to, what cannot be enforced."""
+        lifted: dict[str, Any] = {name: None for control, name in LIMITS.items() if control in controls}
+        return replace(
+            self,
+            default=replace(self.default, **lifted),
+            ceilings={role: replace(ceiling, **lifted) for role, ceiling in self.ceilings.items()},
+        )
+
+
+#: The limits that every job has unless it asks for none, by the names of the controls that they need.
+LIMITS: Final = {"memory-limit": "memory", "pids-limit": "pids"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Isolation:
@@ -213,7 +226,7 @@ def _read(table: Mapping[str, Any], section: str, parsers: Mapping[str, _Parser]
     return {key: parsers[key](names[key], value) for key, value in table.items()}
 
 
-def _nearest(key: str, known: Mapping[str, _Parser], names: Mapping[str, str]) -> str:
+def _nearest(key: str, known: Iterable[str], names: Mapping[str, str]) -> str:
     import difflib  # noqa: PLC0415 - needed only to explain a mistake
 
     if near := difflib.get_close_matches(key, known, n=1):
@@ -288,8 +301,22 @@ def _uid_range(name: str, value: Any) -> range:
 
 def _controls(name: str, value: Any) -> frozenset[str]:
     if not isinstance(value, list):
-        raise invalid(name, value, 'a list of names, as in ["separate-uid"]')
-    return frozenset(_text(name, item) for item in value)
+        raise invalid(name, value, 'a list of names, as in ["memory-limit"]')
+    return frozenset(_control(name, item) for item in value)
+
+
+def _control(name: str, value: Any) -> str:
+    from jobworker.runtime.controls import CONTROLS, DISPENSABLE, Need  # noqa: PLC0415 - most configurations allow none
+
+    known = {control.name: control for control in CONTROLS}
+    if _text(name, value) in DISPENSABLE:
+        return str(value)
+    if value not in known:
+        names = {key: key for key in DISPENSABLE}
+        raise ConfigRefused(f"{name}: there is no control {value!r}; {_nearest(value, names, names)}")
+    if known[value].need is Need.ALL:
+        raise ConfigRefused(f"{name}: no job can run without {value}; take it out")
+    raise ConfigRefused(f"{name}: {value} is not needed by all jobs, and so need not be allowed to be missing")
 
 
 _SERVER_KEYS: Final[Mapping[str, _Parser]] = {
@@ -364,7 +391,7 @@ def _in_bytes(values: dict[str, Any]) -> dict[str, Any]:
     return {"output_bytes" if key == "output" else key: value for key, value in values.items()}
 
 
-def initial_text(server: Server, trust_domain: str) -> str:
+def initial_text(server: Server, trust_domain: str, allow_degraded: Sequence[str] = ()) -> str:
     """The file that `init` writes: what was decided, and the defaults of what may be decided later."""
     addresses = {key: getattr(server, key) for key in ("grpc", "advertise", "https", "advertise_https")}
     listening = "".join(f"{key} = {json.dumps(str(address))}\n" for key, address in addresses.items() if address)
@@ -408,5 +435,5 @@ output = "16G"
 
 [isolation]
 # Controls that jobs may run without where this host lacks them; see jobworkerd check.
-allow_degraded = []
+allow_degraded = {json.dumps(list(allow_degraded))}
 """

@@ -24,10 +24,11 @@ from jobworker.access.certificates import (
 from jobworker.access.policy import Role
 from jobworker.access.tokens import DEFAULT_SCOPES
 from jobworker.core.errors import invalid
-from jobworker.daemon.config import FILE_NAME, Account, Address, Config, ConfigRefused, Server, initial_text
+from jobworker.daemon.config import FILE_NAME, LIMITS, Account, Address, Config, ConfigRefused, Server, initial_text
 from jobworker.daemon.state import DATABASE
 from jobworker.daemon.tokens import new_token, record_token
 from jobworker.daemon.users import AUTHORITY, CLIENTS, Context, context_files, record_user, write_files
+from jobworker.runtime.controls import CONTROLS, try_all
 from jobworker.store.database import Database
 
 FIRST_ADMIN: Final = "admin"
@@ -54,11 +55,15 @@ class InitRefused(Exception):  # noqa: N818 - it says what happened, as every re
 
 @dataclass(frozen=True, slots=True)
 class Initialized:
-    """What `init` has made: the configuration's path, the service's account, and the admin's context."""
+    """What `init` has made: the configuration's path, the service's account, and the admin's context.
+
+    `allow_degraded` names the limits that jobs of this configuration may run without.
+    """
 
     config: Path
     account: Account
     admin: Context
+    allow_degraded: tuple[str, ...]
 
 
 def init(  # noqa: PLR0913 - one parameter an option
@@ -89,8 +94,11 @@ def init(  # noqa: PLR0913 - one parameter an option
         advertise_https=listen_https and _advertised("listen-https", listen_https, hosts),
         user=account.configured,
     )
-    text = initial_text(server, trust_domain)
-    Config.parse(text, directory / FILE_NAME).check_account(account)
+    missing = _missing_limits()
+    text = initial_text(server, trust_domain, missing)
+    config = Config.parse(text, directory / FILE_NAME)
+    if os.geteuid() == 0:
+        config.check_account(account)
     with ExitStack() as on_failure:
         draft = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
         on_failure.callback(shutil.rmtree, draft)
@@ -101,7 +109,16 @@ def init(  # noqa: PLR0913 - one parameter an option
                 os.chown(draft / path, account.uid, account.gid, follow_symlinks=False)
         _put_in_place(draft, directory)
         on_failure.pop_all()
-    return Initialized(directory / FILE_NAME, account, Context(directory / CLIENTS / FIRST_ADMIN, not_after))
+    admin = Context(directory / CLIENTS / FIRST_ADMIN, not_after)
+    return Initialized(directory / FILE_NAME, account, admin, missing)
+
+
+def _missing_limits() -> tuple[str, ...]:
+    """The limits that cannot be had without root here; root, who could have them, is to see that they are missing."""
+    if os.geteuid() == 0:
+        return ()
+    findings = try_all(control for control in CONTROLS if control.name in LIMITS)
+    return tuple(finding.control.name for finding in findings if not finding.works)
 
 
 def _put_in_place(draft: Path, directory: Path) -> None:

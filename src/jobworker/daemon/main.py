@@ -84,6 +84,10 @@ def _init(options: argparse.Namespace) -> int:
     )
     if os.geteuid() == 0:
         _say(f"the service will run as user {made.account.name}{_why_root(made.account.uid)}")
+    else:
+        _say("without root every job runs as the user who runs the server, and shows so; see jobworkerd check")
+    if made.allow_degraded:
+        _say(f"this host gives you no {', '.join(made.allow_degraded)}: jobs run without (allow_degraded), and show so")
     _say(f"start it with: jobworkerd serve --config {made.config}")
     return _tell_context(made.admin)
 
@@ -199,7 +203,7 @@ def _serve(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     from jobworker.daemon.check import check  # noqa: PLC0415
 
-    return check("json" if options.json else "text")
+    return check(options.output)
 
 
 def _version(_options: argparse.Namespace) -> int:
@@ -302,7 +306,7 @@ def _parser() -> argparse.ArgumentParser:
     serve = _verb(verbs, "serve", _serve, "run the server until SIGTERM")
     serve.add_argument("--config", type=Path, required=True, metavar="FILE")
     check = _verb(verbs, "check", _check, "tell what this host can enforce, and how to get what it cannot")
-    check.add_argument("--json", action="store_true", help="print one JSON document")
+    check.add_argument("-o", "--output", choices=["table", "json"], default="table", help="for people or for programs")
     _verb(verbs, "version", _version, "print the version")
     return parser
 

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from jobworker.core.errors import ErrorCode, JobError
-from jobworker.daemon.config import Account, Address, Config, ConfigRefused
+from jobworker.daemon.config import LIMITS, Account, Address, Config, ConfigRefused
 from jobworker.daemon.state import DATABASE
 from jobworker.runtime import linux
+from jobworker.runtime.controls import describe_isolation
 from jobworker.runtime.inotify import Inotify
 from jobworker.runtime.launcher_client import LauncherClient
 from jobworker.worker import bootstrap
@@ -62,23 +63,37 @@ def serve(config_path: Path) -> int:
             service_gid=account.gid,
             uids=(config.jobs.uid_range[0], config.jobs.uid_range[-1]),
             hidden=(config.tls.key.parent,),
+            allow_degraded=config.isolation.allow_degraded,
         )
     )
     try:
+        config = _fit_to_host(config, launcher)
         _become(account)
         return _run(config, launcher)
     finally:
         launcher.close()
 
 
+def _fit_to_host(config: Config, launcher: LauncherClient) -> Config:
+    """The configuration without the limits that this host lacks and may lack; says what else it lacks."""
+    if launcher.refused:
+        _log.error("no job can run here: %s missing; see jobworkerd check", ", ".join(launcher.refused))
+    if launcher.degraded:
+        _log.warning("isolation of every job: %s; see jobworkerd check", describe_isolation(launcher.degraded))
+    allowed = config.isolation.allow_degraded & set(launcher.degraded)
+    if unlimited := [name for name in launcher.degraded if name in LIMITS and name not in allowed]:
+        _log.warning(
+            "jobs with default limits are refused: %s missing; to let them run without, list it in allow_degraded",
+            ", ".join(unlimited),
+        )
+    return replace(config, jobs=config.jobs.without(allowed))
+
+
 def _service_account(config: Config) -> Account:
     """Who to be once the launcher runs."""
-    if os.geteuid() != 0:
-        raise ConfigRefused(
-            "jobworkerd needs root to isolate and limit jobs: start it as root (it gives root up itself), "
-            "and see jobworkerd check"
-        )
     account = Account.find(config.server.user)
+    if os.geteuid() != 0:
+        return _check_own_account(account)
     config.check_account(account)
     if not _can_read(account, config.directory):
         raise ConfigRefused(
@@ -94,6 +109,15 @@ def _service_account(config: Config) -> Account:
         )
         return Account.current()
     return account
+
+
+def _check_own_account(account: Account) -> Account:
+    """Without root there is nobody else to be."""
+    if account.uid != os.geteuid():
+        raise ConfigRefused(
+            f"the server is to run as user {account.name}, says [server] user; start it as root or as that user"
+        )
+    return Account.current()
 
 
 #: What is loaded while the server runs, long after it has given up root.
@@ -116,11 +140,12 @@ def _can_read(account: Account, directory: Path) -> bool:
 
 def _become(account: Account) -> None:
     """Gives up every right of root for good, where there is one to give up."""
-    if account.uid != 0:
+    if os.geteuid() == 0 and account.uid != 0:
         linux.drop_bounding_set()
         os.setgroups(())
         os.setresgid(account.gid, account.gid, account.gid)
         os.setresuid(account.uid, account.uid, account.uid)
+    if account.uid != 0:
         linux.clear_capabilities()
     linux.set_no_new_privs()
 

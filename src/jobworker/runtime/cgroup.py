@@ -39,6 +39,9 @@ _HINTS: Final = {
 }
 
 
+_WITHOUT_ROOT: Final = "start the server by systemd-run --user -p Delegate=yes, or ask for no such limit (unlimited)"
+
+
 @dataclass(frozen=True, slots=True)
 class Hierarchy:
     """One mounted cgroup tree: where our groups go in it and which controllers it has."""
@@ -161,16 +164,27 @@ class CgroupHost:
         return cls(hierarchies, parent)
 
     def prepare(self) -> None:
-        """Makes the parent groups and hands the v2 controllers down to them."""
-        for hierarchy in self.hierarchies:
-            path = f"{hierarchy.path}/{self._parent}"
-            wanted = [name for name in _USED_V2 if hierarchy.is_v2 and name in hierarchy.controllers]
-            if wanted:
-                _hand_down(hierarchy.path, wanted)
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(path, 0o755)
-            if wanted:
-                _hand_down(path, wanted)
+        """Makes the parent groups and hands the v2 controllers down to them; trees that are not ours are left out."""
+        self.hierarchies = [hierarchy for hierarchy in self.hierarchies if self._prepare(hierarchy)]
+
+    def _prepare(self, hierarchy: Hierarchy) -> bool:
+        """Whether we may have groups in the tree."""
+        path = f"{hierarchy.path}/{self._parent}"
+        wanted = [name for name in _USED_V2 if hierarchy.is_v2 and name in hierarchy.controllers]
+        if wanted:
+            _hand_down(hierarchy.path, wanted)
+        try:
+            os.mkdir(path, 0o755)
+        except FileExistsError:
+            if not os.access(path, os.W_OK):
+                return False
+        except OSError as error:
+            if error.errno not in {errno.EACCES, errno.EPERM, errno.EROFS}:
+                raise
+            return False
+        if wanted:
+            _hand_down(path, wanted)
+        return True
 
     def remove_parent(self) -> None:
         """Removes the parent groups, as far as no job is in them."""
@@ -241,10 +255,7 @@ class Cgroup:
             chosen += [knob for knob in knobs if self._version_of(knob.controller) == version]
         wanted = {knob.controller for knob in knobs_v2(limits, disks) if not knob.is_default}
         for controller in sorted(wanted - {knob.controller for knob in chosen}):
-            raise JobError(
-                ErrorCode.UNSUPPORTED,
-                f"{controller} limit: this host has no {controller} controller; {_HINTS[controller]}",
-            )
+            raise JobError(ErrorCode.UNSUPPORTED, f"{controller} limit: {_why_missing(controller)}")
         return chosen
 
     def _version_of(self, controller: str) -> int | None:
@@ -297,6 +308,11 @@ class Cgroup:
         finally:
             os.close(watched)
         return event
+
+    @property
+    def can_kill_at_once(self) -> bool:
+        """Whether the kernel kills a whole group by one write."""
+        return self._v2 is not None and os.path.exists(f"{self._v2}/cgroup.kill")
 
     def kill(self) -> None:
         """SIGKILL to every process in the group: all at once where a v2 tree can do it, else each."""
@@ -471,8 +487,19 @@ def _kill_member(pid: str, members: str) -> None:
         os.close(process)
 
 
+def _why_missing(controller: str) -> str:
+    if os.geteuid() != 0:
+        return f"without root it needs a delegated cgroup v2 group with the {controller} controller; {_WITHOUT_ROOT}"
+    return f"this host has no {controller} controller; {_HINTS[controller]}"
+
+
 def _is_delegated(path: str) -> bool:
-    """Whether a service manager has said that the group at `path` is ours (systemd Delegate=)."""
+    """Whether a service manager has said that the group at `path` is ours (systemd Delegate=).
+
+    To root by a mark, since root may write everywhere; to anybody else by the right to write.
+    """
+    if os.geteuid() != 0:
+        return os.access(f"{path}/cgroup.procs", os.W_OK)
     try:
         return os.getxattr(path, "trusted.delegate") == b"1"
     except OSError:

@@ -2,7 +2,8 @@
 
 Single thread, standard library only, no network. It hears one socket, from the process that
 started it, and decides by its own rules what it launches: whatever the server asks for, a job
-never runs as root, never outside of its control groups and never without the sandbox.
+never runs as root, never outside of its control groups and never without the sandbox. Started by
+anybody but root it makes jobs with the rights of user namespaces.
 """
 
 import gc
@@ -18,10 +19,10 @@ from typing import Final, NoReturn
 from jobworker.core.errors import ErrorCode, JobError
 from jobworker.core.job_id import is_job_id
 from jobworker.core.spec import JobSpec
-from jobworker.runtime import block_device, job_dir, linux, sandbox, wire
+from jobworker.runtime import block_device, controls, job_dir, linux, sandbox, unprivileged, wire
 from jobworker.runtime.cgroup import Cgroup, CgroupHost
 from jobworker.runtime.monitor import Assignment, Monitor
-from jobworker.runtime.uid_range import UidLease, UidRange
+from jobworker.runtime.uid_range import OnlyUid, UidLease, UidRange
 
 Plan = Callable[[JobSpec, sandbox.HostView, sandbox.Confinement], list[sandbox.Step]]
 
@@ -39,11 +40,9 @@ def main(plan: Plan = sandbox.plan) -> NoReturn:
     bootstrap, _ = wire.receive(control)
     if not isinstance(bootstrap, wire.Bootstrap) or bootstrap.version != wire.PROTOCOL_VERSION:
         sys.exit("jobworker launcher: the server speaks another version; restart it")
-    if os.geteuid() != 0:
-        sys.exit("jobworker launcher: jobs are isolated and limited with root's rights; run this as root")
     _prepare_process()
     launcher = Launcher(control, bootstrap, plan)
-    wire.send(control, wire.Ready([]))
+    wire.send(control, launcher.readiness())
     while True:
         child = os.fork()
         if child == 0:
@@ -98,17 +97,34 @@ class Launcher:
     """Creates jobs by its own rules."""
 
     def __init__(self, control: socket.socket, bootstrap: wire.Bootstrap, plan: Plan) -> None:
-        if bootstrap.first_uid < _LOWEST_UID or bootstrap.first_uid <= bootstrap.service_uid <= bootstrap.last_uid:
-            sys.exit("jobworker launcher: the uid range for jobs holds system accounts or the server's own uid")
+        self._is_root = os.geteuid() == 0
         self._control = control
         self._bootstrap = bootstrap
         self._plan = plan
-        self._uids = UidRange.open(Path(bootstrap.lock_dir), bootstrap.first_uid, bootstrap.last_uid)
+        self._uids = self._find_uids()
         self._cgroups = CgroupHost.discover(bootstrap.cgroup_parent)
         self._cgroups.prepare()
         mountinfo = os.fsdecode(Path("/proc/self/mountinfo").read_bytes())
-        self._host = sandbox.HostView.survey(mountinfo, bootstrap.hidden)
+        self._host = sandbox.HostView.survey(mountinfo, self._hidden(mountinfo))
+        findings = controls.try_all(controls.DECISIVE)
+        self._verdict = controls.judge(findings, bootstrap.allow_degraded, is_root=self._is_root)
         self._own_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+
+    def _find_uids(self) -> UidRange | OnlyUid:
+        if not self._is_root:
+            return OnlyUid()
+        job = self._bootstrap
+        if job.first_uid < _LOWEST_UID or job.first_uid <= job.service_uid <= job.last_uid:
+            sys.exit("jobworker launcher: the uid range for jobs holds system accounts or the server's own uid")
+        return UidRange.open(Path(job.lock_dir), job.first_uid, job.last_uid)
+
+    def _hidden(self, mountinfo: str) -> list[str]:
+        """What no job sees; without root the kernel's own file systems are among it, since they can be left in only."""
+        return self._bootstrap.hidden + ([] if self._is_root else sandbox.kernel_mounts(mountinfo))
+
+    def readiness(self) -> wire.Ready:
+        """What the server is told once the launcher can take orders."""
+        return wire.Ready(list(self._verdict.degraded), list(self._verdict.refused))
 
     def serve(self) -> None:
         """Launches what the server asks for until it hangs up."""
@@ -146,6 +162,7 @@ class Launcher:
         """Makes the job's groups with their limits, then its monitor, which takes over from here."""
         if not is_job_id(job_id):
             raise JobError(ErrorCode.INVALID_ARGUMENT, "not a job id")
+        self._verdict.check()
         job_dir.check_directory(directory, self._bootstrap.service_uid)
         spec = job_dir.read_request(directory).spec
         disks = self._disks_of(spec.limits.io_device or "/") if spec.limits.limits_io() else []
@@ -154,12 +171,14 @@ class Launcher:
         try:
             self._create(group)
             effective_limits = group.limit(spec.limits, disks)
-            uid = self._floor(lease)
+            self._check_floor(lease)
 
             def steps(status_fd: int) -> list[sandbox.Step]:
                 entries = tuple(group.entry_files())
-                confinement = sandbox.Confinement(job_id=job_id, uid=uid, entry_files=entries, status_fd=status_fd)
-                return self._plan(spec, self._host, confinement)
+                confinement = sandbox.Confinement(
+                    job_id=job_id, uid=lease.uid, gid=lease.gid, entry_files=entries, status_fd=status_fd
+                )
+                return self._verdict.replan(self._plan(spec, self._host, confinement))
 
             monitor = Monitor(
                 Assignment(
@@ -169,8 +188,9 @@ class Launcher:
                     channel=channel,
                     cgroup=group,
                     effective_limits=effective_limits,
-                    isolation=sandbox.describe(spec, uid),
-                    uid=uid,
+                    isolation=sandbox.describe(spec, lease.uid),
+                    wholeness=controls.describe_isolation(self._verdict.degraded),
+                    uid=lease.uid,
                     steps=steps,
                     service_uid=self._bootstrap.service_uid,
                     service_gid=self._bootstrap.service_gid,
@@ -182,7 +202,7 @@ class Launcher:
             group.remove()
             raise
         finally:
-            os.close(lease.lock)
+            lease.release()
 
     def _create(self, group: Cgroup) -> None:
         try:
@@ -198,26 +218,58 @@ class Launcher:
             place = block_device.look_up(path)
         return block_device.disks_behind(place, path)
 
-    def _floor(self, lease: UidLease) -> int:
-        """The uid for a job, checked once more where it is given out: never root, never the server's."""
-        if lease.uid < _LOWEST_UID or lease.uid in {0, self._bootstrap.service_uid, os.getuid()}:
+    def _check_floor(self, lease: UidLease) -> None:
+        """The uid for a job, checked once more where it is given out: never root's, and as root never the server's."""
+        if lease.uid == 0 or (self._is_root and (lease.uid < _LOWEST_UID or lease.uid == self._bootstrap.service_uid)):
             raise JobError(ErrorCode.INTERNAL, "no safe uid for the job")
-        return lease.uid
 
     def _fork(self, monitor: Monitor) -> None:
         """Gives the monitor a process, the first one of a new PID namespace."""
         try:
-            linux.unshare(linux.CLONE_NEWPID)
-            try:
-                if os.fork() == 0:
-                    self._control.close()
-                    os.close(self._own_namespace)
-                    monitor.supervise()
-            finally:
-                # unshare is possible again only after a return to our own namespace; pid_namespaces(7).
-                linux.setns(self._own_namespace, linux.CLONE_NEWPID)
+            if self._is_root:
+                self._fork_as_root(monitor)
+            else:
+                self._fork_in_user_namespace(monitor)
         finally:
             monitor.release()
+
+    def _fork_as_root(self, monitor: Monitor) -> None:
+        linux.unshare(linux.CLONE_NEWPID)
+        try:
+            if os.fork() == 0:
+                self._become(monitor)
+        finally:
+            # unshare is possible again only after a return to our own namespace; pid_namespaces(7).
+            linux.setns(self._own_namespace, linux.CLONE_NEWPID)
+
+    def _fork_in_user_namespace(self, monitor: Monitor) -> None:
+        """A process in between makes the namespaces, since there is no way back out of one of users."""
+        told, tell = os.pipe2(os.O_CLOEXEC)
+        with open(told, "rb") as answer:
+            try:
+                if os.fork() == 0:
+                    self._fork_in_between(monitor, tell)
+            finally:
+                os.close(tell)
+            if reason := answer.read():
+                raise OSError(int(reason), "no user namespace for the job")
+
+    def _fork_in_between(self, monitor: Monitor, tell: int) -> NoReturn:
+        try:
+            unprivileged.enter_user_namespace()
+            linux.unshare(linux.CLONE_NEWPID)
+            if os.fork() == 0:
+                os.close(tell)
+                self._become(monitor)
+        except OSError as error:
+            os.write(tell, str(error.errno).encode())
+        finally:
+            os._exit(0)
+
+    def _become(self, monitor: Monitor) -> NoReturn:
+        self._control.close()
+        os.close(self._own_namespace)
+        monitor.supervise()
 
     def _clean_up(self, job_id: str, channel: socket.socket) -> None:
         """Ends and removes what is left of a job whose monitor is gone."""

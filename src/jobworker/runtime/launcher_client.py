@@ -16,11 +16,17 @@ _PROGRAM: Final = "import sys; sys.path.insert(0, sys.argv.pop(1)); from {module
 
 
 class LauncherClient:
-    """A running launcher; it ends when this is closed or this process is gone."""
+    """A running launcher; it ends when this is closed or this process is gone.
 
-    def __init__(self, process: subprocess.Popen[bytes], control: socket.socket) -> None:
+    `degraded` and `refused` name the controls that this host lacks: those that jobs run without,
+    and those for want of which none does.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, host: wire.Ready) -> None:
         self._process = process
         self._control = control
+        self.degraded = tuple(host.degraded)
+        self.refused = tuple(host.refused)
 
     @classmethod
     def start(
@@ -56,7 +62,7 @@ class LauncherClient:
             process.wait()
             raise JobError(ErrorCode.UNAVAILABLE, "the launcher did not start; its reason is above")
         control.setblocking(False)
-        return cls(process, control)
+        return cls(process, control, message)
 
     @property
     def pid(self) -> int:

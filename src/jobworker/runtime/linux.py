@@ -12,7 +12,7 @@ import os
 import platform
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cache
 from typing import Final
 
@@ -26,6 +26,7 @@ CLONE_NEWNS: Final = 0x00020000
 CLONE_NEWCGROUP: Final = 0x02000000
 CLONE_NEWUTS: Final = 0x04000000
 CLONE_NEWIPC: Final = 0x08000000
+CLONE_NEWUSER: Final = 0x10000000
 CLONE_NEWPID: Final = 0x20000000
 CLONE_NEWNET: Final = 0x40000000
 
@@ -53,9 +54,12 @@ _MOVE_MOUNT_F_EMPTY_PATH: Final = 0x4
 _MOUNT_ATTR_RDONLY: Final = 0x1
 _MOUNT_ATTR_NOSUID: Final = 0x2
 _MOUNT_ATTR_NODEV: Final = 0x4
+_MOUNT_ATTR_NOEXEC: Final = 0x8
+_AT_RECURSIVE: Final = 0x8000
 _NR_OPEN_TREE: Final = 428
 _NR_MOVE_MOUNT: Final = 429
 _NR_MOUNT_SETATTR: Final = 442
+_NR_CLOSE_RANGE: Final = 436
 _NR_PIVOT_ROOT: Final = {"x86_64": 155, "aarch64": 41}.get(platform.machine(), -1)
 
 # prctl(2): linux/prctl.h; capabilities(7)
@@ -65,7 +69,18 @@ _PR_CAPBSET_DROP: Final = 24
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _CAPABILITY_VERSION_3: Final = 0x20080522
+_NR_CAPGET: Final = {"x86_64": 125, "aarch64": 90}.get(platform.machine(), -1)
 _NR_CAPSET: Final = {"x86_64": 126, "aarch64": 91}.get(platform.machine(), -1)
+CAP_CHOWN: Final = 0
+CAP_DAC_OVERRIDE: Final = 1
+CAP_KILL: Final = 5
+CAP_SETGID: Final = 6
+CAP_SETUID: Final = 7
+CAP_SETPCAP: Final = 8
+CAP_NET_ADMIN: Final = 12
+CAP_SYS_ADMIN: Final = 21
+CAP_SYS_RESOURCE: Final = 24
+CAP_MKNOD: Final = 27
 
 # seccomp(2): linux/seccomp.h
 _NR_SECCOMP: Final = {"x86_64": 317, "aarch64": 277}.get(platform.machine(), -1)
@@ -135,27 +150,56 @@ def pivot_root(new_root: str, put_old: str) -> None:
     _check(_libc.syscall(_NR_PIVOT_ROOT, os.fsencode(new_root), os.fsencode(put_old)), "pivot_root")
 
 
-def bind_read_only(source: str, target: str) -> None:
-    """Attaches the one file system at `source` to `target`: read-only, nosuid, nodev, private.
+def bind_read_only(source: str, target: str, *, recursive: bool = False) -> None:
+    """Attaches the file system at `source` to `target`: read-only, nosuid, nodev, private.
 
-    What is mounted below `source` does not come along. The copy gets its flags before anyone can
-    reach it.
+    What is mounted below `source` comes along when `recursive`, and is treated the same. The copy
+    gets its flags before anyone can reach it.
     """
-    tree = _check(
-        _libc.syscall(_NR_OPEN_TREE, _AT_FDCWD, os.fsencode(source), _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC), "open_tree"
+    tree = _copy_mount(
+        source,
+        _AT_RECURSIVE if recursive else 0,
+        attr_set=_MOUNT_ATTR_RDONLY | _MOUNT_ATTR_NOSUID | _MOUNT_ATTR_NODEV,
     )
     try:
-        # struct mount_attr: attr_set, attr_clr, propagation, userns_fd
-        attributes = struct.pack("QQQQ", _MOUNT_ATTR_RDONLY | _MOUNT_ATTR_NOSUID | _MOUNT_ATTR_NODEV, 0, MS_PRIVATE, 0)
-        _check(
-            _libc.syscall(_NR_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, attributes, len(attributes)), "mount_setattr"
-        )
-        _check(
-            _libc.syscall(_NR_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH),
-            "move_mount",
-        )
+        attach_mount(tree, target)
     finally:
         os.close(tree)
+
+
+def copy_device(source: str) -> int:
+    """A mount of the one device node at `source`, which works as a device; for `attach_mount`."""
+    return _copy_mount(source, 0, attr_set=_MOUNT_ATTR_NOSUID | _MOUNT_ATTR_NOEXEC, attr_clear=_MOUNT_ATTR_NODEV)
+
+
+def attach_mount(tree: int, target: str) -> None:
+    """Puts a copied mount in its place."""
+    _check(
+        _libc.syscall(_NR_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH),
+        "move_mount",
+    )
+
+
+def _copy_mount(source: str, recursive: int, *, attr_set: int, attr_clear: int = 0) -> int:
+    """A private copy of what is mounted at `source`, in no place yet."""
+    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | recursive
+    tree = _check(_libc.syscall(_NR_OPEN_TREE, _AT_FDCWD, os.fsencode(source), flags), "open_tree")
+    # struct mount_attr: attr_set, attr_clr, propagation, userns_fd
+    attributes = struct.pack("QQQQ", attr_set, attr_clear, MS_PRIVATE, 0)
+    try:
+        _check(
+            _libc.syscall(_NR_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH | recursive, attributes, len(attributes)),
+            "mount_setattr",
+        )
+    except OSError:
+        os.close(tree)
+        raise
+    return tree
+
+
+def close_range(first: int) -> None:
+    """Closes `first` and every descriptor behind it."""
+    _check(_libc.syscall(_NR_CLOSE_RANGE, first, ctypes.c_uint(-1), 0), "close_range")
 
 
 def set_no_new_privs() -> None:
@@ -171,20 +215,39 @@ def filter_system_calls(program: bytes) -> None:
     _check(_libc.syscall(_NR_SECCOMP, _SECCOMP_SET_MODE_FILTER, 0, description), "seccomp")
 
 
-def drop_bounding_set() -> None:
-    """Empties the capability bounding set, so that no later exec can fill another set from it."""
+def drop_bounding_set(kept: Collection[int] = ()) -> None:
+    """Leaves only the `kept` in the capability bounding set: no later exec can fill another set with the rest."""
     for capability in range(64):
-        if _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) < 0:
+        if capability not in kept and _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) < 0:
             # EINVAL marks the first number that this kernel has no capability for.
-            if ctypes.get_errno() == 22 and capability > 0:
+            if ctypes.get_errno() == errno.EINVAL and capability > 0:
                 return
             _check(-1, "prctl(PR_CAPBSET_DROP)")
 
 
 def clear_capabilities() -> None:
     """Empties the effective, permitted and inheritable sets; the ambient set follows them."""
+    _set_capabilities(0)
+
+
+def keep_capabilities(kept: Collection[int]) -> None:
+    """Of the capabilities that the process has it keeps these only, and can have no others any more."""
+    drop_bounding_set(kept)
+    _set_capabilities(_permitted() & sum(1 << capability for capability in kept))
+
+
+def _permitted() -> int:
+    header, sets = struct.pack("Ii", _CAPABILITY_VERSION_3, 0), ctypes.create_string_buffer(24)
+    _check(_libc.syscall(_NR_CAPGET, header, sets), "capget")
+    _, low, _, _, high, _ = struct.unpack("6I", sets.raw)  # effective, permitted, inheritable: first the low halves
+    return int(high << 32 | low)
+
+
+def _set_capabilities(capabilities: int) -> None:
+    """Permitted and effective; nothing is inheritable."""
     header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
-    _check(_libc.syscall(_NR_CAPSET, header, bytes(24)), "capset")
+    low, high = capabilities & 0xFFFFFFFF, capabilities >> 32
+    _check(_libc.syscall(_NR_CAPSET, header, struct.pack("6I", low, low, 0, high, high, 0)), "capset")
 
 
 def leave_keyrings() -> None:
@@ -269,12 +332,16 @@ def set_file_system_ids(uid: int, gid: int) -> None:
 
 @contextlib.contextmanager
 def file_system_ids(uid: int, gid: int) -> Iterator[None]:
-    """For root: what is done with files inside is done as `uid`:`gid`, with no more than their rights."""
+    """What is done with files inside is done as `uid`:`gid`, with no more than their rights.
+
+    Only root can take ids that are not its own.
+    """
     set_file_system_ids(uid, gid)
+    own = os.geteuid(), os.getegid()
     try:
         yield
     finally:
-        set_file_system_ids(0, 0)
+        set_file_system_ids(*own)
 
 
 def peer_credentials(channel: socket.socket) -> tuple[int, int]:

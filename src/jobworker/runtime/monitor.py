@@ -72,6 +72,7 @@ class Assignment:
     cgroup: Cgroup
     effective_limits: dict[str, str]
     isolation: dict[str, str]  # what the steps give, in words
+    wholeness: str  # whether that is all that a host should give
     uid: int
     steps: Steps
     service_uid: int
@@ -124,7 +125,7 @@ class Monitor:
             self._wakeup, self._wakeup_end = map(self._keep, os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK))
             for fd, stream in ((stdout, Stream.STDOUT), (stderr, Stream.STDERR)):
                 os.set_blocking(fd, False)
-                os.fchown(fd, self._job.uid, self._job.uid)  # so that the program may open /dev/stdout again
+                os.fchown(fd, self._job.uid, -1)  # so that the program may open /dev/stdout again
                 self._pipes[fd] = _Pipe(fd, stream)
             self._steps = self._job.steps(self._status_end)
             self._register_all()
@@ -323,7 +324,11 @@ class Monitor:
         stopped_by = None
         if isinstance(self._phase, Stopping) and isinstance(self._phase.cause, Stopped):
             stopped_by = self._phase.cause.by
-        return wire.NowRunning(self._phase.started_at, self._job.effective_limits, self._job.isolation, stopped_by)
+        return wire.NowRunning(self._phase.started_at, self._job.effective_limits, self._sandbox(), stopped_by)
+
+    def _sandbox(self) -> dict[str, str]:
+        """The isolation in force, for the job's status."""
+        return {"isolation": self._job.wholeness} | self._job.isolation
 
     # Output.
 
@@ -490,7 +495,7 @@ class Monitor:
         )
         document = ending.to_document() | {
             "effective_limits": self._job.effective_limits,
-            "sandbox": self._job.isolation,
+            "sandbox": self._sandbox(),
         }
         with self._as_service_user():
             job_dir.write_outcome(self._job.directory, document)

@@ -57,7 +57,7 @@ _PROC_MASKED: Final = (
     "kallsyms",
     "interrupts",
 )
-_DEVICES: Final = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9)}
+DEVICES: Final = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9)}
 _DEVICE_LINKS: Final = {
     "fd": "/proc/self/fd",
     "stdin": "/proc/self/fd/0",
@@ -220,15 +220,25 @@ class MountDev:
     """A /dev with the harmless devices only, read-only; the job has no right to make others."""
 
     def apply(self) -> None:
-        # The one mount without nodev: without it these devices would not work.
-        linux.mount("dev", "/dev", "tmpfs", linux.MS_NOSUID | linux.MS_NOEXEC, "mode=0755,size=64k,nr_inodes=32")
-        for name, (major, minor) in _DEVICES.items():
+        begin_dev()
+        for name, (major, minor) in DEVICES.items():
             os.mknod(f"/dev/{name}", 0o020666, os.makedev(major, minor))
-        for name, target in _DEVICE_LINKS.items():
-            os.symlink(target, f"/dev/{name}")
-        os.mkdir("/dev/shm", 0o755)  # noqa: S108 - the job's own
-        flags = linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NOEXEC
-        linux.mount("dev", "/dev", None, flags)
+        complete_dev()
+
+
+def begin_dev() -> None:
+    """An empty /dev, for the devices to come."""
+    # The one mount without nodev: without it these devices would not work.
+    linux.mount("dev", "/dev", "tmpfs", linux.MS_NOSUID | linux.MS_NOEXEC, "mode=0755,size=64k,nr_inodes=32")
+
+
+def complete_dev() -> None:
+    """What a /dev has beside devices; nothing can be added to it any more."""
+    for name, target in _DEVICE_LINKS.items():
+        os.symlink(target, f"/dev/{name}")
+    os.mkdir("/dev/shm", 0o755)  # noqa: S108 - the job's own
+    flags = linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NOEXEC
+    linux.mount("dev", "/dev", None, flags)
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,10 +260,11 @@ class MakeWorkdir:
 
     path: str
     uid: int
+    gid: int
 
     def apply(self) -> None:
         os.mkdir(self.path, 0o700)
-        os.chown(self.path, self.uid, self.uid)
+        os.chown(self.path, self.uid, self.gid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,10 +336,11 @@ class BecomeUser:
     """The job's own unprivileged uid and gid, and no other group."""
 
     uid: int
+    gid: int
 
     def apply(self) -> None:
         os.setgroups(())
-        os.setresgid(self.uid, self.uid, self.uid)
+        os.setresgid(self.gid, self.gid, self.gid)
         os.setresuid(self.uid, self.uid, self.uid)
 
 
@@ -446,6 +458,7 @@ class Confinement:
 
     job_id: str
     uid: int
+    gid: int
     entry_files: tuple[str, ...]
     status_fd: int
 
@@ -472,14 +485,14 @@ def plan(spec: JobSpec, host: HostView, job: Confinement) -> list[Step]:
         MountDev(),
         MountScratch("/dev/shm", 64 * MiB, _NOSUID_NODEV | linux.MS_NOEXEC),  # noqa: S108
         MountScratch("/tmp", scratch, _NOSUID_NODEV),  # noqa: S108
-        MakeWorkdir(DEFAULT_WORKDIR, job.uid),
+        MakeWorkdir(DEFAULT_WORKDIR, job.uid, job.gid),
         SetHostname(f"job-{job.job_id[:8]}"),
         *([RaiseLoopback()] if spec.network is Network.NONE else []),
         NewSession(),
         SetUmask(0o022),
         SetRlimits(_rlimits(spec.limits)),
         DropBoundingSet(),
-        BecomeUser(job.uid),
+        BecomeUser(job.uid, job.gid),
         LeaveKeyrings(),
         DropCapabilities(),
         ForbidNewPrivileges(),
@@ -552,6 +565,11 @@ def _existing(names: Sequence[str]) -> list[str]:
 
 
 _ESCAPED: Final = re.compile(r"\\([0-7]{3})")
+
+
+def kernel_mounts(mountinfo: str) -> list[str]:
+    """Where file systems are mounted that show the kernel itself, and that no job sees the host's instance of."""
+    return [path for path, kind in _mounts(mountinfo) if kind in _KERNEL_FILE_SYSTEMS]
 
 
 def _mounts(mountinfo: str) -> Iterable[tuple[str, str]]:

@@ -20,10 +20,24 @@ _FLOCK: Final = struct.Struct("hhqqi4x")  # struct flock: type, whence, start, l
 
 @dataclass(frozen=True, slots=True)
 class UidLease:
-    """A uid that no other live job has until `lock` is closed in every process."""
+    """The ids of one job: of it alone until `lock` is closed in every process, where there is one."""
 
     uid: int
-    lock: int
+    gid: int
+    lock: int | None
+
+    def release(self) -> None:
+        """This process no longer holds the ids; a monitor that was forked meanwhile does."""
+        if self.lock is not None:
+            os.close(self.lock)
+
+
+class OnlyUid:
+    """The caller's own ids, which without root are the only ones there are: every job has them."""
+
+    def lease(self) -> UidLease:
+        """The same ids for every job."""
+        return UidLease(os.geteuid(), os.getegid(), lock=None)
 
 
 class UidRange:
@@ -51,7 +65,7 @@ class UidRange:
                 self._next = (number + 1) % self._count
                 uid = self._first + number
                 if _try_lock(lock, uid):
-                    return UidLease(uid, lock)
+                    return UidLease(uid, uid, lock)
         except OSError:
             os.close(lock)
             raise

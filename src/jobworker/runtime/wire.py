@@ -28,13 +28,15 @@ class Bootstrap:
     cgroup_parent: str  # the name of our group in every hierarchy
     lock_dir: str  # host-wide, root's own
     hidden: list[str]  # paths that no job may see, beside the standard ones
+    allow_degraded: list[str]  # controls that jobs may run without
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Launcher → server: set up; what it says about this host."""
+    """Launcher → server: set up; what this host lacks, by the names of controls."""
 
-    notes: list[str]
+    degraded: list[str]  # jobs run without these, and show it
+    refused: list[str]  # for want of these no job runs
 
 
 @dataclass(frozen=True, slots=True)

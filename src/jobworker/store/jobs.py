@@ -43,6 +43,11 @@ class JobRecord:
         """What a caller sees of the job's life."""
         return state_of(self.phase)
 
+    @property
+    def isolation(self) -> str:
+        """How whole the job's sandbox is, in words; empty until it has one."""
+        return self.sandbox.get("isolation", "")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobFilter:

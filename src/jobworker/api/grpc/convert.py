@@ -176,6 +176,7 @@ def job_message(view: JobView) -> pb2.Job:
         output=_totals_message(view.output),
         effective_limits=record.effective_limits,
         sandbox=record.sandbox,
+        isolation=record.isolation,
     )
     match record.phase:
         case Pending():

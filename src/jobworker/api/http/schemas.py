@@ -341,6 +341,7 @@ class Job(_Answer):
     output: JobOutputTotals
     effective_limits: dict[str, str]
     sandbox: dict[str, str]
+    isolation: str = Field(description="full, degraded(controls that the host lacks), or empty while pending")
 
     @classmethod
     def of(cls, view: JobView) -> Self:
@@ -378,6 +379,7 @@ class Job(_Answer):
             output=JobOutputTotals.of(view.output),
             effective_limits=dict(record.effective_limits),
             sandbox=dict(record.sandbox),
+            isolation=record.isolation,
         )
 
     @classmethod

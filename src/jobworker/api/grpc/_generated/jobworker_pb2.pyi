@@ -202,7 +202,7 @@ class OutputTotals(_message.Message):
     def __init__(self, stdout_bytes: _Optional[int] = ..., stderr_bytes: _Optional[int] = ..., dropped_bytes: _Optional[int] = ..., dropped_reason: _Optional[str] = ...) -> None: ...
 
 class Job(_message.Message):
-    __slots__ = ("id", "owner", "spec", "state", "created_at", "started_at", "ended_at", "outcome", "exit_code", "usage", "output", "effective_limits", "sandbox")
+    __slots__ = ("id", "owner", "spec", "state", "created_at", "started_at", "ended_at", "outcome", "exit_code", "usage", "output", "effective_limits", "sandbox", "isolation")
     class EffectiveLimitsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -230,6 +230,7 @@ class Job(_message.Message):
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     EFFECTIVE_LIMITS_FIELD_NUMBER: _ClassVar[int]
     SANDBOX_FIELD_NUMBER: _ClassVar[int]
+    ISOLATION_FIELD_NUMBER: _ClassVar[int]
     id: str
     owner: str
     spec: JobSpec
@@ -243,7 +244,8 @@ class Job(_message.Message):
     output: OutputTotals
     effective_limits: _containers.ScalarMap[str, str]
     sandbox: _containers.ScalarMap[str, str]
-    def __init__(self, id: _Optional[str] = ..., owner: _Optional[str] = ..., spec: _Optional[_Union[JobSpec, _Mapping]] = ..., state: _Optional[_Union[JobState, str]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., outcome: _Optional[_Union[Outcome, _Mapping]] = ..., exit_code: _Optional[int] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., output: _Optional[_Union[OutputTotals, _Mapping]] = ..., effective_limits: _Optional[_Mapping[str, str]] = ..., sandbox: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    isolation: str
+    def __init__(self, id: _Optional[str] = ..., owner: _Optional[str] = ..., spec: _Optional[_Union[JobSpec, _Mapping]] = ..., state: _Optional[_Union[JobState, str]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., outcome: _Optional[_Union[Outcome, _Mapping]] = ..., exit_code: _Optional[int] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., output: _Optional[_Union[OutputTotals, _Mapping]] = ..., effective_limits: _Optional[_Mapping[str, str]] = ..., sandbox: _Optional[_Mapping[str, str]] = ..., isolation: _Optional[str] = ...) -> None: ...
 
 class StartRequest(_message.Message):
     __slots__ = ("spec", "idempotency_key")

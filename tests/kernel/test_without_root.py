@@ -1,0 +1,236 @@
+"""An ordinary user's jobs: isolated in user namespaces, and open about what that does not give.
+
+As root these tests run as a bare uid that nothing else has, otherwise as whoever runs them.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from host import JOB_PYTHON, descendants, eventually, title
+
+from jobworker import JobSpec, Limits
+
+_SOURCES = Path(__file__).parents[2] / "src"
+_PROGRAMS = Path(__file__).parent.parent / "programs"
+_USER = 54_321 if os.geteuid() == 0 else os.geteuid()
+_IDENTITY: dict[str, Any] = {"user": _USER, "group": _USER, "extra_groups": []} if os.geteuid() == 0 else {}
+_UNLIMITED = Limits(memory=None, pids=None)
+_NEW_NAMESPACE = "import sys; from jobworker.runtime.unprivileged import enter_user_namespace as enter; enter()"
+
+
+class User:
+    """A worker of an ordinary user, in a process of the user's own."""
+
+    def __init__(self, home: Path, programs: Path) -> None:
+        self.home = home
+        self.state = home / "state"
+        self._programs = programs
+        self._environment = {
+            "PYTHONPATH": str(home / "src"),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PATH": os.environ["PATH"],
+        }
+        self.open()
+
+    def open(self) -> None:
+        """Starts the worker, on what an earlier one has left."""
+        command = [JOB_PYTHON, str(self._programs / "worker_process.py"), str(self.state)]
+        self._worker = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=self._environment,
+            cwd="/",
+            **_IDENTITY,
+        )
+        self.keeper = self._read()["launcher"]
+
+    def kill(self) -> None:
+        """The worker's process is killed; its jobs run on."""
+        self._worker.kill()
+        self._worker.communicate()
+
+    def close(self) -> None:
+        self._worker.communicate()
+        assert self._worker.returncode == 0
+
+    def ask(self, request: dict[str, Any]) -> Any:
+        """What the worker answers."""
+        assert self._worker.stdin is not None
+        self._worker.stdin.write(json.dumps(request) + "\n")
+        self._worker.stdin.flush()
+        return self._read()
+
+    def _read(self) -> Any:
+        assert self._worker.stdout is not None
+        return json.loads(self._worker.stdout.readline())
+
+    def start(self, *command: str, limits: Limits = _UNLIMITED) -> dict[str, str]:
+        """The answer to a start: the job's id, or the error."""
+        return self.ask(JobSpec(program=command[0], args=command[1:], limits=limits).to_document())
+
+    def run(self, *command: str) -> str:
+        """The output of a job."""
+        job = self.start(*command)
+        assert "id" in job, job
+        return self.ask({"output": job["id"]})["output"]
+
+    def inside(self, *question: object) -> Any:
+        """The answer to a question of probe.py that a job asks."""
+        return json.loads(self.run(*self._question(question)))
+
+    def outside(self, *question: object) -> Any:
+        """The answer to the same question outside of the sandbox, as the same user: the positive control."""
+        done = subprocess.run(self._question(question), capture_output=True, check=True, cwd="/", **_IDENTITY)
+        return json.loads(done.stdout)
+
+    def _question(self, words: tuple[object, ...]) -> list[str]:
+        return [JOB_PYTHON, str(self._programs / "probe.py"), *map(str, words)]
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Path]:
+    """A directory of the user's, with the sources where the user can read them."""
+    place = Path(tempfile.mkdtemp(prefix="jobworker-user-", dir="/var/tmp"))
+    try:
+        shutil.copytree(_SOURCES / "jobworker", place / "src/jobworker", ignore=shutil.ignore_patterns("__pycache__"))
+        subprocess.run(["chmod", "-R", "u=rwX,go=rX", place], check=True)
+        os.chown(place, _USER, -1)
+        tried = subprocess.run(
+            [JOB_PYTHON, "-c", _NEW_NAMESPACE],
+            env={"PYTHONPATH": str(place / "src")},
+            capture_output=True,
+            check=False,
+            cwd="/",
+            **_IDENTITY,
+        )
+        if tried.returncode != 0:
+            pytest.skip("needs user namespaces for ordinary users: they isolate jobs without root")
+        yield place
+    finally:
+        shutil.rmtree(place)
+
+
+@pytest.fixture
+def user(home: Path, programs: Path) -> Iterator[User]:
+    user = User(home, programs)
+    yield user
+    user.close()
+    shutil.rmtree(user.state)
+
+
+def test_a_job_is_the_user_and_nobody_more(user: User) -> None:
+    """E3. Not uid 0 inside either: the user's uid stands for itself."""
+    facts = user.inside("facts")
+    status = facts["status"]
+    assert facts["ids"][0] == [_USER] * 3
+    assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    assert sorted(facts["fds"]) == ["0", "1", "2", "3"], "3 is the listing itself"
+    assert user.outside("facts")["status"]["CapBnd"] != "0" * 16
+
+
+def test_a_job_sees_its_own_processes_only(user: User) -> None:
+    """E1. Not its monitor either, though that has the same uid, and none of another job."""
+    other = user.start("sleep", "1000")["id"]
+    assert len(user.inside("processes")) == 1
+    assert len(user.outside("processes")) > 1
+    user.ask({"stop": other})
+
+
+def test_a_job_can_end_nobody_but_itself(user: User) -> None:
+    """E2, E16. All of them have the same uid: what keeps them apart is the PID namespace."""
+    other = user.start("sleep", "1000")["id"]
+    assert user.inside("kills_everyone") == -9
+    assert user.run("sh", "-c", "kill -9 1; echo its monitor lives") == "its monitor lives\n"
+    assert user.ask({"status": other})["state"] == "RUNNING"
+    assert user.ask({"stop": other})["state"] == "STOPPED"
+
+
+def test_a_job_writes_to_its_own_places_only(user: User) -> None:
+    """E9. Also where its user may write outside."""
+    places = ["/tmp", "/dev/shm", "/var/tmp", str(user.home)]
+    assert user.inside("creates_files", *places) == dict(zip(places, ["ok", "ok", "EROFS", "EROFS"], strict=True))
+    assert set(user.outside("creates_files", *places).values()) == {"ok"}
+
+
+def test_a_job_does_not_see_where_it_is_recorded(user: User) -> None:
+    """O12."""
+    assert user.inside("contents", user.state) == {str(user.state): 0}
+    assert user.outside("contents", user.state)[str(user.state)] > 0
+
+
+def test_a_job_sees_nothing_of_the_kernel_s_own_file_systems(user: User) -> None:
+    """E7, E10. They came along with the copy of the host's mounts and lie below."""
+    hidden = ["/sys", "/run", "/proc/acpi", "/proc/scsi"]
+    assert max(user.inside("contents", *hidden).values()) <= 0
+    assert max(user.outside("contents", *hidden).values()) > 0
+    knobs = ["/proc/sys/kernel/core_pattern", "/proc/sysrq-trigger"]
+    assert set(user.inside("opens_for_writing", *knobs).values()) <= {"EROFS", "EACCES", "ENOENT"}
+
+
+def test_a_job_has_the_harmless_devices(user: User) -> None:
+    """E11."""
+    found = user.inside("devices", "/tmp")
+    assert found["names"] == ["fd", "full", "null", "random", "shm", "stderr", "stdin", "stdout", "urandom", "zero"]
+    assert (found["works"], found["full"], found["mknod"]) == (True, "ENOSPC", "EPERM")
+
+
+def test_a_job_reaches_no_network(user: User) -> None:
+    """E12."""
+    assert user.inside("interfaces") == ["lo"]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        assert user.inside("connects", "tcp", "127.0.0.1", port) == "ECONNREFUSED"
+        assert user.outside("connects", "tcp", "127.0.0.1", port) == "ok"
+
+
+def test_a_job_says_what_its_isolation_lacks(user: User) -> None:
+    job = user.start("true")["id"]
+    user.ask({"output": job})
+    sandbox = user.ask({"status": job})["sandbox"]
+    assert sandbox["isolation"].startswith("degraded(separate-uid")
+    assert sandbox["uid"] == str(_USER)
+
+
+def test_a_limit_that_cannot_be_had_refuses_the_start_by_name(user: User) -> None:
+    """S3. The control: without the limit the job runs."""
+    asked = {"memory": Limits(pids=None), "pids": Limits(memory=None), "cpu": Limits(memory=None, pids=None, cpu=0.5)}
+    lacking = user.ask({"status": user.start("true")["id"]})["sandbox"]["isolation"]
+    for name, limits in asked.items():
+        if f"{name}-limit" in lacking or name == "cpu":
+            refused = user.start("true", limits=limits)
+            if "memory-limit" in lacking:
+                assert refused["code"] == "unsupported"
+                assert refused["error"].startswith(f"{name} limit: without root it needs a delegated cgroup v2 group")
+    assert [entry.name for entry in (user.state / "jobs").iterdir()] != []
+
+
+async def test_stop_ends_all_that_a_job_has_started(user: User) -> None:
+    """P1."""
+
+    def sleepers() -> int:
+        return [title(pid) for pid in descendants(user.keeper)].count("sleep")
+
+    job = user.start("sh", "-c", "trap '' TERM HUP; setsid sleep 1000 & (sleep 1001 &) ; sleep 1002")["id"]
+    await eventually(lambda: sleepers() == 3)
+    assert user.ask({"stop": job})["state"] == "STOPPED"
+    assert sleepers() == 0
+
+
+def test_jobs_outlive_the_worker_and_are_adopted(user: User) -> None:
+    """C1."""
+    job = user.start("sh", "-c", "sleep 0.5; echo whole")["id"]
+    user.kill()
+    user.open()
+    assert user.ask({"output": job})["output"] == "whole\n"
+    assert user.ask({"status": job})["state"] == "COMPLETED"
