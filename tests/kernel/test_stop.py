@@ -18,6 +18,7 @@ from host import (
     process_status,
     run_job,
     start_talking,
+    strace,
 )
 
 from jobworker import JobError, JobSpec, Limits, State, Worker
@@ -77,6 +78,31 @@ async def test_stop_ends_a_job_that_was_suspended(worker: Worker, state: Path) -
     job = await worker.stop(job.id, grace=10)
     assert job.state is State.STOPPED
     assert await _stdout_of(worker, job.id) == b"ready\nbye\n"
+
+
+async def test_stop_ends_a_job_that_is_frozen(worker: Worker, state: Path) -> None:
+    """P1. By the host's administrator, through the group of the job that can do it."""
+    job = await start_talking(worker, _sh("echo ready; while :; do :; done"))
+    switches = [group / "cgroup.freeze" for group in job_groups(state) if (group / "cgroup.freeze").exists()]
+    if not switches:
+        pytest.skip("needs a cgroup v2 tree: only there a group can be frozen")
+    switches[0].write_text("1")
+    events = switches[0].parent / "cgroup.events"
+    await eventually(lambda: "frozen 1" in events.read_text())
+    assert (await worker.status(job.id)).state is State.RUNNING
+    assert (await worker.stop(job.id)).state is State.STOPPED
+    assert job_groups(state) == []
+
+
+async def test_stop_ends_a_job_that_is_traced(worker: Worker, state: Path, tmp_path: Path) -> None:
+    """P1. By the host's administrator, who looks at what it does."""
+    job = await start_talking(worker, _sh("echo ready; while :; do sleep 0.01; done"))
+    main = min(job_processes(state, job.id))
+    with strace(main, tmp_path / "trace") as tracer:
+        await eventually(lambda: process_status(main)["TracerPid"] == str(tracer.pid))
+        assert (await worker.stop(job.id)).state is State.STOPPED
+        tracer.wait(timeout=20)
+    assert job_groups(state) == []
 
 
 async def test_stop_ends_a_fork_bomb(worker: Worker, state: Path, programs: Path) -> None:
