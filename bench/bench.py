@@ -33,7 +33,7 @@ import grpc
 from jobworker import JobSpec, Limits, Worker
 from jobworker.client.channel import open_channel
 from jobworker.client.context import Context
-from jobworker.client.grpc import JobClient
+from jobworker.client.job_client import JobClient
 from jobworker.client.model import Chunk, Job
 from jobworker.core.lifecycle import State
 

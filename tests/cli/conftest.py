@@ -13,9 +13,10 @@ from client.scripted_server import ScriptedServer
 from client.throwaway_ca import Authority
 
 import jobworker
+from jobworker.client.context import Transport
 
 JOBCTL = "from jobworker.cli.main import main; main()"
-IMPATIENT = "import jobworker.client.grpc as client; client._RESUME_SECONDS = {}; "
+IMPATIENT = "import jobworker.client.job_client as client; client._RESUME_SECONDS = {}; "
 
 
 class Jobctl:
@@ -66,9 +67,20 @@ def server(authority):
         yield running
 
 
+@pytest.fixture(params=Transport, ids=lambda transport: transport.value)
+def transport(request):
+    """Over which transport a test runs: over each."""
+    return request.param
+
+
 @pytest.fixture
-def jobctl(authority, server, tmp_path):
-    context = authority.context(tmp_path / "clients/alice", "alice", server.address)
+def address(server, transport):
+    return server.address(transport)
+
+
+@pytest.fixture
+def jobctl(authority, address, transport, tmp_path):
+    context = authority.context(tmp_path / "clients/alice", "alice", address, transport)
     runner = Jobctl(context, tmp_path / "config")
     yield runner
     for process in runner.begun:

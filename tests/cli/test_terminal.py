@@ -127,12 +127,12 @@ def test_a_non_blocking_stdout_gets_every_byte(server, jobctl):
     process.communicate()
 
 
-def test_a_lost_connection_is_never_0(server, authority, jobctl, tmp_path):  # Q5
+def test_a_lost_connection_is_never_0(server, transport, authority, jobctl, tmp_path):  # Q5
     server.jobs.scripts[b"p"] = Script([(STDOUT, b"one\n")], outcome=None)
     job_id = server.add(b"p")
 
     async def open_wire():
-        wire = Wire(server.port)
+        wire = Wire(server.ports[transport])
         await wire.__aenter__()
         return wire
 
@@ -140,7 +140,7 @@ def test_a_lost_connection_is_never_0(server, authority, jobctl, tmp_path):  # Q
         wire.close()
 
     wire = server.run(open_wire)
-    cut = authority.context(tmp_path / "clients/cut", "alice", f"127.0.0.1:{wire.port}")
+    cut = authority.context(tmp_path / "clients/cut", "alice", f"127.0.0.1:{wire.port}", transport)
     process = jobctl.begin("-u", str(cut), "logs", job_id, patience=0.3)
     assert process.stdout.readline() == b"one\n"
     server.run(close_wire)

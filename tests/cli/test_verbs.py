@@ -11,6 +11,7 @@ import pytest
 from client.scripted_server import STDERR, STDOUT, Script
 
 from jobworker.api.grpc._generated import jobworker_pb2 as pb2
+from jobworker.client.context import Transport
 
 RUNS_ON = Script([(STDOUT, b"one\n")], outcome=None)
 
@@ -84,9 +85,9 @@ def test_a_refused_start_has_its_own_exit_code(server, jobctl, failure, code):  
     assert done.stderr == f"jobctl: {message}\n".encode()
 
 
-def test_a_server_that_is_down_is_named(server, jobctl, tmp_path):  # Q2
+def test_a_server_that_is_down_is_named(address, jobctl, tmp_path):  # Q2
     file = tmp_path / "clients/alice/context.toml"
-    file.write_text(file.read_text().replace(server.address, "127.0.0.1:1"))
+    file.write_text(file.read_text().replace(address, "127.0.0.1:1"))
     done = jobctl("list")
     assert (done.returncode, done.stdout) == (125, b"")
     assert done.stderr.startswith(b"jobctl: cannot reach 127.0.0.1:1: ")
@@ -94,11 +95,11 @@ def test_a_server_that_is_down_is_named(server, jobctl, tmp_path):  # Q2
 
 
 def test_a_missing_file_is_named_without_a_traceback(jobctl, tmp_path):  # Q4
-    (tmp_path / "clients/alice/client.crt").unlink()
+    (tmp_path / "clients/alice/ca.crt").unlink()
     done = jobctl("list")
     assert done.returncode == 125
     assert done.stderr.startswith(b"jobctl: missing file: ")
-    assert done.stderr.endswith(b"/client.crt\n")
+    assert done.stderr.endswith(b"/ca.crt\n")
 
 
 def test_logs_write_both_streams_in_order_to_stdout(server, jobctl):
@@ -279,16 +280,20 @@ def test_the_context_option_works_before_and_behind_the_verb(authority, server, 
     assert b"cannot reach" in jobctl("-u", "bob", "list").stderr
 
 
-def test_contexts_are_added_listed_used_and_shown(server, jobctl, tmp_path):
+def test_contexts_are_added_listed_used_and_shown(address, transport, jobctl, tmp_path):
     directory = tmp_path / "clients/alice"
     assert jobctl("context", "add", "work", str(directory)).returncode == 0
     assert jobctl("context", "use", "work").returncode == 0
     del jobctl.environment["JOBCTL_CONTEXT"]
     assert jobctl("list").returncode == 0
     (listed,) = json.loads(jobctl("context", "list", "-o", "json").stdout)
-    assert (listed["name"], listed["current"], listed["server"]) == ("work", True, server.address)
-    assert json.loads(jobctl("context", "show", "-o", "json").stdout)["key"] == str(directory / "client.key")
-    assert b"missing: ca, certificate" in jobctl("context", "add", "x", "--server", "h:1").stderr
+    assert (listed["name"], listed["current"], listed["transports"]) == ("work", True, [transport.value])
+    shown = json.loads(jobctl("context", "show", "-o", "json").stdout)
+    key, file = ("key", "client.key") if transport is Transport.GRPC else ("token", "token")
+    assert shown[key] == str(directory / file)
+    assert address.encode() in jobctl("context", "ls").stdout
+    assert b"missing: user, ca, certificate, key" in jobctl("context", "add", "x", "--server", "h:1").stderr
+    assert b"missing: user, token" in jobctl("context", "add", "x", "--https", "h:1").stderr
 
 
 def test_a_mistyped_verb_is_answered_with_the_right_one(jobctl):
@@ -332,12 +337,15 @@ def test_a_shell_gets_the_verbs_that_begin_so(jobctl):
     assert jobctl().stdout.decode().split() == ["start", "status", "stats", "stop"]
 
 
-def test_a_verb_loads_neither_rich_nor_the_help_of_others(server, jobctl):
+def test_a_verb_loads_neither_rich_nor_the_other_transport_nor_the_help_of_others(server, transport, jobctl):
     job_id = server.add(b"echo")
     loaded = jobctl_modules(jobctl, "status", job_id)
     assert "jobworker.cli.render" in loaded
     assert not {"rich", "rich.console", "jobworker.cli.follow"} & loaded
-    assert "grpc" not in jobctl_modules(jobctl, "version")
+    libraries = {Transport.GRPC: {"grpc", "google.protobuf"}, Transport.HTTPS: {"aiohttp"}}
+    assert libraries.pop(transport) <= loaded  # positive control
+    assert not set.union(*libraries.values()) & loaded
+    assert not {"grpc", "aiohttp"} & jobctl_modules(jobctl, "version")
 
 
 def jobctl_modules(jobctl, *arguments):

@@ -1,4 +1,4 @@
-"""A jobworkerd whose jobs follow a script: real gRPC over mutual TLS, no processes.
+"""A jobworkerd whose jobs follow a script: real gRPC over mutual TLS and real HTTPS, no processes.
 
 A job's program picks its script: `echo` writes its arguments and exits 0, every other
 program what `scripts` says of it.
@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
+from client.scripted_https import HttpsDoor
 
 from jobworker.api.grpc._generated import jobworker_pb2 as pb2
 from jobworker.api.grpc._generated.jobworker_pb2_grpc import JobWorkerServicer, add_JobWorkerServicer_to_server
+from jobworker.client.context import Transport
 
 STDOUT, STDERR = pb2.OUTPUT_STREAM_STDOUT, pb2.OUTPUT_STREAM_STDERR
 EXITED_0 = pb2.Outcome(exited=0)
@@ -180,22 +182,23 @@ class ScriptedServer:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self.jobs = ScriptedJobs()
-        self.port = 0
+        self.https = HttpsDoor(self.jobs)
+        self.ports: dict[Transport, int] = {}
 
     def __enter__(self):
         self._thread.start()
-        self.port = self.run(self._serve)
+        self.run(self._serve)
         return self
 
     def __exit__(self, *_):
         self.run(lambda: self._server.stop(0))
+        self.run(self.https.close)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+    def address(self, transport: Transport) -> str:
+        return f"127.0.0.1:{self.ports[transport]}"
 
     def run(self, work: Callable[[], Any]) -> Any:
         """The result of the coroutine that `work` makes, in the server's thread."""
@@ -219,7 +222,7 @@ class ScriptedServer:
         """The newest request of this type."""
         return [request for request in self.jobs.requests if isinstance(request, kind)][-1]
 
-    async def _serve(self) -> int:
+    async def _serve(self) -> None:
         self._server = grpc.aio.server()
         add_JobWorkerServicer_to_server(self.jobs, self._server)
         credentials = grpc.ssl_server_credentials(
@@ -227,9 +230,9 @@ class ScriptedServer:
             root_certificates=self._authority.pem,
             require_client_auth=True,
         )
-        port = self._server.add_secure_port("127.0.0.1:0", credentials)
+        self.ports[Transport.GRPC] = self._server.add_secure_port("127.0.0.1:0", credentials)
         await self._server.start()
-        return port
+        self.ports[Transport.HTTPS] = await self.https.serve(self._authority.server())
 
 
 async def _awaited(work: Callable[[], Any]) -> Any:
@@ -246,6 +249,7 @@ class Wire:
         self._target = port
         self._budgets = list(cut_after)
         self._writers: list[asyncio.StreamWriter] = []
+        self._relays: list[asyncio.Task[None]] = []
         self.connections = 0
 
     async def __aenter__(self):
@@ -255,6 +259,10 @@ class Wire:
 
     async def __aexit__(self, *_):
         self.close()
+        for relay in self._relays:
+            relay.cancel()
+        await asyncio.gather(*self._relays, return_exceptions=True)
+        await asyncio.sleep(0)  # in which aborted transports close their sockets
 
     def close(self) -> None:
         self._server.close()
@@ -266,11 +274,14 @@ class Wire:
         self._writers.clear()
 
     async def _relay(self, near_reader, near_writer) -> None:
+        self._relays.append(asyncio.current_task())
+        self._writers.append(near_writer)
         self.connections += 1
         budget = self._budgets.pop(0) if self._budgets else None
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
-        self._writers += [near_writer, far_writer]
+        far_writer = None
         try:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+            self._writers.append(far_writer)
             async with asyncio.TaskGroup() as both:
                 both.create_task(_pump(near_reader, far_writer, None))
                 both.create_task(_pump(far_reader, near_writer, budget))
@@ -278,7 +289,8 @@ class Wire:
             pass
         finally:
             near_writer.transport.abort()
-            far_writer.transport.abort()
+            if far_writer is not None:
+                far_writer.transport.abort()
 
 
 class _CutError(Exception):

@@ -95,7 +95,7 @@ def test_a_private_key_that_others_can_reach_is_refused_with_the_remedy(clients,
     ("text", "complaint"),
     [
         ("server = 'x'", "lacks user, ca, certificate, key"),
-        ("server = 1\nuser='a'\nca='a'\ncertificate='a'\nkey='a'", "lacks server"),
+        ("server = 1\nuser='a'\nca='a'\ncertificate='a'\nkey='a'", "no text for server"),
         ("server", "not valid TOML"),
         ("server='h:1'\nuser='a'\nca='a'\ncertificate='a'\nkey='a'\nport='2'", "unknown keys: port"),
         ("server='host'\nuser='a'\nca='a'\ncertificate='a'\nkey='a'", "HOST:PORT"),
@@ -122,6 +122,6 @@ def test_a_saved_context_reads_back_unchanged(clients, home):
 
 
 def _read_everything(context):
-    context.read(context.ca)
-    context.read(context.certificate)
+    context.read("ca")
+    context.read("certificate")
     context.read_key()

@@ -4,10 +4,13 @@ import datetime as dt
 import ipaddress
 from pathlib import Path
 
+from client.scripted_https import TOKEN
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from jobworker.client.context import Transport
 
 
 class Authority:
@@ -25,21 +28,24 @@ class Authority:
         """Key and certificate, both PEM, for 127.0.0.1."""
         return self._pair("server", x509.IPAddress(ipaddress.ip_address("127.0.0.1")), ExtendedKeyUsageOID.SERVER_AUTH)
 
-    def context(self, directory: Path, user: str, server: str) -> Path:
-        """A context directory as `jobworkerd user add` writes it."""
-        key, certificate = self._pair(
-            user,
-            x509.UniformResourceIdentifier(f"spiffe://test/user/{user}"),
-            ExtendedKeyUsageOID.CLIENT_AUTH,
-        )
+    def context(self, directory: Path, user: str, server: str, transport: Transport = Transport.GRPC) -> Path:
+        """A context directory as `jobworkerd user add` writes it, with what one transport needs."""
         directory.mkdir(parents=True)
-        (directory / "client.key").touch(0o600)
-        (directory / "client.key").write_bytes(key)
-        (directory / "client.crt").write_bytes(certificate)
         (directory / "ca.crt").write_bytes(self.pem)
-        (directory / "context.toml").write_text(
-            f'server = "{server}"\nuser = "{user}"\nca = "ca.crt"\ncertificate = "client.crt"\nkey = "client.key"\n',
-        )
+        if transport is Transport.HTTPS:
+            keys = {"https": server, "token": "token"}
+            _write_private(directory / "token", TOKEN.encode())
+        else:
+            keys = {"server": server, "certificate": "client.crt", "key": "client.key"}
+            key, certificate = self._pair(
+                user,
+                x509.UniformResourceIdentifier(f"spiffe://test/user/{user}"),
+                ExtendedKeyUsageOID.CLIENT_AUTH,
+            )
+            _write_private(directory / "client.key", key)
+            (directory / "client.crt").write_bytes(certificate)
+        lines = {"user": user, "ca": "ca.crt"} | keys
+        (directory / "context.toml").write_text("".join(f'{key} = "{value}"\n' for key, value in lines.items()))
         return directory
 
     def _pair(self, name: str, alternative: x509.GeneralName, usage: x509.ObjectIdentifier) -> tuple[bytes, bytes]:
@@ -69,3 +75,8 @@ class Authority:
         if usage is not None:
             builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
         return builder.sign(self.key, hashes.SHA256())
+
+
+def _write_private(file: Path, data: bytes) -> None:
+    file.touch(0o600)
+    file.write_bytes(data)

@@ -23,7 +23,7 @@ import pytest
 from host import JOB_PYTHON, job_groups
 
 from jobworker.client.context import Context
-from jobworker.client.grpc import JobClient
+from jobworker.client.job_client import JobClient
 from jobworker.daemon.config import Address
 from jobworker.daemon.init import init
 from jobworker.daemon.users import add

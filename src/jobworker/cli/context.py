@@ -1,5 +1,6 @@
 """jobctl context: keeps the servers and identities that jobctl knows by name."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,9 +10,11 @@ from jobworker.cli.options import ContextOption, Format, FormatOption
 from jobworker.cli.render import print_json, print_table
 from jobworker.client.context import (
     Context,
+    Transport,
     check_server,
     current_context,
     find_context,
+    missing_keys,
     named_contexts,
     named_directory,
     use_context,
@@ -42,11 +45,7 @@ def list_contexts(output: FormatOption = Format.TABLE) -> None:
     current = current_context()
     contexts = {name: Context.load(named_directory(name)) for name in named_contexts()}
     if output is Format.TABLE:
-        rows = [
-            [("* " if name == current else "") + name, context.server, context.user]
-            for name, context in contexts.items()
-        ]
-        print_table(["NAME", "SERVER", "USER"], rows)
+        _print(contexts, current)
         return
     documents = [_document(context) | {"name": name, "current": name == current} for name, context in contexts.items()]
     for document in documents if output is Format.JSONL else [documents]:
@@ -62,7 +61,7 @@ def use(choice: Annotated[str, typer.Argument(metavar="NAME|DIR", help="A contex
       jobctl context use alice
     """
     used = use_context(choice)
-    print_table(["SERVER", "USER"], [[used.server, used.user]])
+    _print({used.directory.name: used})
 
 
 def show(
@@ -79,7 +78,7 @@ def show(
     """
     document = _document(find_context(choice or context))
     if output is Format.TABLE:
-        print_table(["KEY", "VALUE"], [[key, value] for key, value in document.items()])
+        print_table(["KEY", "VALUE"], [[key, str(value)] for key, value in document.items()])
     else:
         print_json(document, is_compact=output is Format.JSONL)
 
@@ -90,11 +89,13 @@ def add(  # noqa: PLR0913 - one parameter an option
     directory: Annotated[
         Path | None, typer.Argument(metavar="[DIR]", help="A context directory to take everything from.")
     ] = None,
-    server: Annotated[str | None, typer.Option("--server", metavar="HOST:PORT", help="Where jobworkerd is.")] = None,
-    user: Annotated[str | None, typer.Option("--as", metavar="USER", help="Whose certificate it is.")] = None,
+    server: Annotated[str | None, typer.Option("--server", metavar="HOST:PORT", help="Its gRPC port.")] = None,
+    https: Annotated[str | None, typer.Option("--https", metavar="HOST:PORT", help="Its HTTPS port.")] = None,
+    user: Annotated[str | None, typer.Option("--as", metavar="USER", help="Whose identity it is.")] = None,
     ca: Annotated[Path | None, typer.Option("--ca", metavar="FILE", help="The CA's certificate.")] = None,
     certificate: Annotated[Path | None, typer.Option("--certificate", metavar="FILE", help="The user's.")] = None,
     key: Annotated[Path | None, typer.Option("--key", metavar="FILE", help="The certificate's private key.")] = None,
+    token: Annotated[Path | None, typer.Option("--token-file", metavar="FILE", help="The user's token.")] = None,
 ) -> None:
     """Save a context under a name. The files stay where they are.
 
@@ -104,27 +105,46 @@ def add(  # noqa: PLR0913 - one parameter an option
       jobctl context add lab --server lab:50051 --as bob --ca ca.crt --certificate bob.crt --key bob.key
     """
     given = {
-        "server": check_server(server) if server else None,
         "user": user,
+        "server": server and check_server(server),
+        "https": https and check_server(https),
         "ca": ca and ca.absolute(),
         "certificate": certificate and certificate.absolute(),
         "key": key and key.absolute(),
+        "token": token and token.absolute(),
     }
     values = _values(Context.load(directory)) if directory else {}
     values |= {field: value for field, value in given.items() if value}
-    if missing := sorted(given.keys() - values.keys()):
+    if missing := missing_keys(values):
         raise JobError(
             ErrorCode.INVALID_ARGUMENT, f"a directory is needed, or all options; missing: {', '.join(missing)}"
         )
     saved = Context(directory=named_directory(name), **values)
-    saved.read_key()
+    if Transport.GRPC in saved.transports:
+        saved.read_key()
+    if Transport.HTTPS in saved.transports:
+        saved.read_token()
     saved.save()
-    print_table(["NAME", "SERVER", "USER"], [[name, saved.server, saved.user]])
+    _print({name: saved})
 
 
 def _values(context: Context) -> dict[str, Any]:
-    return {key: getattr(context, key) for key in ("server", "user", "ca", "certificate", "key")}
+    return {key: getattr(context, key) for key in context.values()}
 
 
-def _document(context: Context) -> dict[str, str]:
-    return {"directory": str(context.directory)} | {key: str(value) for key, value in _values(context).items()}
+def _print(contexts: Mapping[str, Context], current: str | None = None) -> None:
+    """Prints a line a context, with the address of each door that it has an identity for."""
+    rows = [
+        [
+            ("* " if name == current else "") + name,
+            context.user,
+            *(context.address(each) if each in context.transports else "-" for each in Transport),
+        ]
+        for name, context in contexts.items()
+    ]
+    print_table(["NAME", "USER", "GRPC", "HTTPS"], rows)
+
+
+def _document(context: Context) -> dict[str, Any]:
+    transports = [transport.value for transport in context.transports]
+    return {"directory": str(context.directory)} | context.values() | {"transports": transports}

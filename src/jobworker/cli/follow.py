@@ -8,6 +8,7 @@ from typing import Protocol
 
 from jobworker.cli.interruption import Interrupted
 from jobworker.cli.notice import say, say_what_was_dropped
+from jobworker.cli.session import Target
 from jobworker.client.model import Chunk, End
 from jobworker.core.errors import ErrorCode, JobError
 
@@ -24,7 +25,7 @@ class Sink(Protocol):
         """Writes what is left to write after the last piece."""
 
 
-async def copy_output(events: AsyncGenerator[Chunk | End, None], job_id: str, sink: Sink, context: str | None) -> End:
+async def copy_output(events: AsyncGenerator[Chunk | End, None], job_id: str, sink: Sink, target: Target) -> End:
     """Writes all of `events` to `sink` and returns their end; tells what of the output was never kept.
 
     Whoever leaves before, or is cut off, is told how to see the rest and how to stop the job.
@@ -38,19 +39,19 @@ async def copy_output(events: AsyncGenerator[Chunk | End, None], job_id: str, si
                     return event
                 sink.write(event)
     except (asyncio.CancelledError, Interrupted):
-        _tell_the_way_back(job_id, sink.offset, context)
+        _tell_the_way_back(job_id, sink.offset, target)
         raise
     except JobError as error:
         if error.code is ErrorCode.UNAVAILABLE:
-            _tell_the_way_back(job_id, sink.offset, context)
+            _tell_the_way_back(job_id, sink.offset, target)
         raise
     raise JobError(
         ErrorCode.INTERNAL, f"the output of job {job_id} has no end; read it again with: jobctl logs {job_id}"
     )
 
 
-def _tell_the_way_back(job_id: str, offset: int, context: str | None) -> None:
-    jobctl = ["jobctl", *(["--context", context] if context else [])]
+def _tell_the_way_back(job_id: str, offset: int, target: Target) -> None:
+    jobctl = ["jobctl", *target.options()]
     say(f"left the output of job {job_id}; the job itself is not stopped by this")
     say(f"to see the rest: {shlex.join([*jobctl, 'logs', '--offset', str(offset), job_id])}")
     say(f"to stop the job: {shlex.join([*jobctl, 'stop', job_id])}")

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from jobworker.cli.options import ContextOption
+from jobworker.cli.options import ContextOption, TransportOption
+from jobworker.cli.session import Target
 from jobworker.core.errors import ErrorCode, JobError, invalid
 from jobworker.core.spec import JobSpec, Limits, Network, OnOutputLimit
 from jobworker.core.units import parse_cpu, parse_duration, parse_rate, parse_size
@@ -22,7 +23,7 @@ class Order:
     spec: JobSpec
     asked_limits: Collection[str]
     idempotency_key: str | None
-    context: str | None
+    target: Target
 
 
 def read_order(  # noqa: PLR0913 - one parameter an option
@@ -74,6 +75,7 @@ def read_order(  # noqa: PLR0913 - one parameter an option
         typer.Option("--idempotency-key", metavar="KEY", help="The same key starts no second job."),
     ] = None,
     context: ContextOption = None,
+    transport: TransportOption = None,
 ) -> Order:
     """What these options ask for; INVALID_ARGUMENT names the option that is wrong. A limit of 0 lifts it."""
     io_read, io_write = io_read or io, io_write or io
@@ -102,7 +104,7 @@ def read_order(  # noqa: PLR0913 - one parameter an option
         network=network,
         limits=Limits(**(asked | lifted)),
     )
-    return Order(spec, asked.keys(), idempotency_key, context)
+    return Order(spec, asked.keys(), idempotency_key, Target(context, transport))
 
 
 def takes_job_options(act: Callable[..., int | None]) -> Callable[..., int | None]:

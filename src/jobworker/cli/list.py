@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from jobworker.cli.notice import say
-from jobworker.cli.options import ContextOption, Format, FormatOption
+from jobworker.cli.options import ContextOption, Format, FormatOption, TransportOption
 from jobworker.cli.render import print_jobs, print_json
-from jobworker.cli.session import talk
-from jobworker.client.grpc import JobClient
+from jobworker.cli.session import Target, talk
+from jobworker.client.job_client import JobClient
 from jobworker.client.model import Job
 from jobworker.core.errors import invalid
 from jobworker.core.lifecycle import State
@@ -39,6 +39,7 @@ def list_jobs(  # noqa: PLR0913 - one parameter an option
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print ids only.")] = False,
     output: FormatOption = Format.TABLE,
     context: ContextOption = None,
+    transport: TransportOption = None,
 ) -> None:
     """List the jobs that run and the last ten that ended.
 
@@ -64,7 +65,7 @@ def list_jobs(  # noqa: PLR0913 - one parameter an option
         )
         return active + ended
 
-    jobs = talk(context, look)
+    jobs = talk(Target(context, transport), look)
     if quiet:
         sys.stdout.writelines(f"{job.id}\n" for job in jobs)
     elif output is Format.JSON:

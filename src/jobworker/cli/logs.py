@@ -10,10 +10,10 @@ import typer
 from jobworker.cli.follow import Sink, copy_output
 from jobworker.cli.frames import FrameOutput
 from jobworker.cli.notice import say_how_it_ended
-from jobworker.cli.options import ContextOption, Format, FormatOption, JobsArgument
+from jobworker.cli.options import ContextOption, Format, FormatOption, JobsArgument, TransportOption
 from jobworker.cli.output import STDOUT, Output
-from jobworker.cli.session import find_job, talk
-from jobworker.client.grpc import JobClient
+from jobworker.cli.session import Target, find_job, talk
+from jobworker.client.job_client import JobClient
 from jobworker.client.model import OutputStream
 from jobworker.core.errors import JobError, invalid
 from jobworker.core.outcome import exit_status
@@ -40,6 +40,7 @@ def logs(  # noqa: PLR0913 - one parameter an option
     exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit with the job's code.")] = False,
     output: FormatOption = Format.TABLE,
     context: ContextOption = None,
+    transport: TransportOption = None,
 ) -> int:
     """Show what jobs write, live to the end.
 
@@ -52,6 +53,7 @@ def logs(  # noqa: PLR0913 - one parameter an option
       jobctl logs --tail 20 --stderr -t 3f2a91c0
       jobctl logs --no-follow --since 10m 3f2a91c0 | grep error
     """
+    target = Target(context, transport)
     begin = _time(since) if since else None
     lines = _lines(tail)
     wanted = {OutputStream.STDOUT: stdout, OutputStream.STDERR: stderr}
@@ -65,7 +67,7 @@ def logs(  # noqa: PLR0913 - one parameter an option
             sink = Output(stderr=STDOUT, raw=raw, timestamps=timestamps, offset=offset)
         else:
             sink = FrameOutput(job_id, offset=offset)
-        end = await copy_output(events, job_id, sink, context)
+        end = await copy_output(events, job_id, sink, target)
         if not exit_code or end.outcome is None:
             return 0
         say_how_it_ended(job_id, end.outcome)
@@ -74,10 +76,10 @@ def logs(  # noqa: PLR0913 - one parameter an option
     async def copy_all(client: JobClient) -> int:
         return max([await copy(client, text) for text in ids])
 
-    return talk(context, copy_all)
+    return talk(target, copy_all)
 
 
-def follow(ids: JobsArgument, context: ContextOption = None) -> int:
+def follow(ids: JobsArgument, context: ContextOption = None, transport: TransportOption = None) -> int:
     """Show what jobs write until they end; the same as: jobctl logs -f.
 
     Examples:
@@ -85,7 +87,7 @@ def follow(ids: JobsArgument, context: ContextOption = None) -> int:
       jobctl follow 3f2a91c0 | grep --line-buffered error
       jobctl follow 3f2a91c0 > everything
     """
-    return logs(ids=ids, context=context)
+    return logs(ids=ids, context=context, transport=transport)
 
 
 def _lines(tail: str) -> int | None:

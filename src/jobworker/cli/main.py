@@ -20,7 +20,7 @@ from typer.core import TyperGroup
 
 from jobworker.cli.interruption import Interrupted
 from jobworker.cli.notice import SomeFailed, say
-from jobworker.cli.options import ContextOption
+from jobworker.cli.options import ContextOption, TransportOption
 from jobworker.core.errors import ErrorCode, JobError
 
 _OUR_FAILURE: Final = 125
@@ -171,6 +171,7 @@ def _print_version(wanted: bool) -> None:  # noqa: FBT001 - the signature is Typ
 def _global_options(
     *,
     context: ContextOption = None,
+    transport: TransportOption = None,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and leave."),

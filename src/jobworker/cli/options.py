@@ -1,9 +1,11 @@
 """Options that several verbs share."""
 
 from enum import Enum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from jobworker.client.context import Transport
 
 
 class Format(Enum):
@@ -14,9 +16,9 @@ class Format(Enum):
     JSONL = "jsonl"
 
 
-def _inherited(ctx: typer.Context, value: str | None) -> str | None:
+def _inherited(ctx: typer.Context, param: typer.CallbackParam, value: Any) -> Any:
     """The option's value, or the one given before the verb."""
-    return value or ctx.find_root().params.get("context")
+    return value or ctx.find_root().params.get(str(param.name))
 
 
 ContextOption = Annotated[
@@ -28,6 +30,14 @@ ContextOption = Annotated[
         metavar="NAME|DIR",
         callback=_inherited,
         help="Server and identity, by a context's name or directory. Default: JOBCTL_CONTEXT, then the current one.",
+    ),
+]
+TransportOption = Annotated[
+    Transport | None,
+    typer.Option(
+        "--transport",
+        callback=_inherited,
+        help="How to reach it. Default: JOBCTL_TRANSPORT, then grpc when the context has a certificate.",
     ),
 ]
 FormatOption = Annotated[Format, typer.Option("--output", "-o", help="How to print what was found.")]

@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
-from jobworker.cli.options import ContextOption, JobsArgument
-from jobworker.cli.session import for_each, talk
-from jobworker.client.grpc import JobClient
+from jobworker.cli.options import ContextOption, JobsArgument, TransportOption
+from jobworker.cli.session import Target, for_each, talk
+from jobworker.client.job_client import JobClient
 
 
 def remove(
@@ -14,6 +14,7 @@ def remove(
     ids: JobsArgument,
     force: Annotated[bool, typer.Option("--force", "-f", help="End a job that still runs first.")] = False,
     context: ContextOption = None,
+    transport: TransportOption = None,
 ) -> None:
     """Delete ended jobs with their output.
 
@@ -32,4 +33,4 @@ def remove(
     async def remove_all(client: JobClient) -> None:
         await for_each(client, ids, lambda job_id: remove_one(client, job_id))
 
-    talk(context, remove_all)
+    talk(Target(context, transport), remove_all)

@@ -9,7 +9,7 @@ from jobworker.cli.job_options import Order, takes_job_options
 from jobworker.cli.notice import say_how_it_ended, say_what_is_missing
 from jobworker.cli.output import Output
 from jobworker.cli.session import talk
-from jobworker.client.grpc import JobClient
+from jobworker.client.job_client import JobClient
 from jobworker.client.model import End
 from jobworker.core.errors import ErrorCode, JobError
 from jobworker.core.outcome import exit_status
@@ -40,9 +40,9 @@ def run(
         )
         job_id = started.job.id
         say_what_is_missing(started.job)
-        return job_id, await copy_output(client.stream(job_id), job_id, Output(raw=raw), order.context)
+        return job_id, await copy_output(client.stream(job_id), job_id, Output(raw=raw), order.target)
 
-    job_id, end = talk(order.context, start_and_follow)
+    job_id, end = talk(order.target, start_and_follow)
     if end.outcome is None:
         raise JobError(
             ErrorCode.INTERNAL, f"the output of job {job_id} ended before the job; see: jobctl wait {job_id}"

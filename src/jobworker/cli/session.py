@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 from jobworker.cli import interruption
 from jobworker.cli.notice import SomeFailed
-from jobworker.client.context import find_context
-from jobworker.client.grpc import JobClient
+from jobworker.client.context import Transport, ambient_transport, find_context
+from jobworker.client.job_client import JobClient
 from jobworker.core.errors import ErrorCode, JobError
 from jobworker.core.job_id import is_job_id
 
@@ -15,11 +16,25 @@ _T = TypeVar("_T")
 _MOST_MATCHES = 1000
 
 
-def talk(context: str | None, work: Callable[[JobClient], Awaitable[_T]]) -> _T:
-    """What `work` returns when it is given a connection to the server of the chosen context."""
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Which server the user wants, as whom, and over which transport; None leaves a choice to the surroundings."""
+
+    context: str | None
+    transport: Transport | None
+
+    def options(self) -> list[str]:
+        """The options of jobctl that mean this."""
+        context = ["--context", self.context] if self.context else []
+        return context + (["--transport", self.transport.value] if self.transport else [])
+
+
+def talk(target: Target, work: Callable[[JobClient], Awaitable[_T]]) -> _T:
+    """What `work` returns when it is given a connection to the target."""
 
     async def connected() -> _T:
-        async with JobClient.connect(find_context(context)) as client:
+        transport = target.transport or ambient_transport()
+        async with JobClient.connect(find_context(target.context), transport) as client:
             return await work(client)
 
     return interruption.run(connected())

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from jobworker.cli.options import ContextOption, JobsArgument
-from jobworker.cli.session import for_each, talk
-from jobworker.client.grpc import JobClient
+from jobworker.cli.options import ContextOption, JobsArgument, TransportOption
+from jobworker.cli.session import Target, for_each, talk
+from jobworker.client.job_client import JobClient
 from jobworker.core.errors import invalid
 
 _HIGHEST = 64  # SIGRTMAX of Linux
@@ -17,6 +17,7 @@ def signal(
     ids: JobsArgument,
     signal: Annotated[str, typer.Option("--signal", "-s", metavar="SIGNAL", help="Its name or number.")],
     context: ContextOption = None,
+    transport: TransportOption = None,
 ) -> None:
     """Send a signal to the main process of jobs.
 
@@ -27,13 +28,14 @@ def signal(
       jobctl signal -s SIGUSR1 3f2a91c0 77b0c2d4
       jobctl signal -s 15 3f2a91c0
     """
-    _send(ids, parse_signal(signal), context)
+    _send(ids, parse_signal(signal), Target(context, transport))
 
 
 def kill(
     ids: JobsArgument,
     signal: Annotated[str, typer.Option("--signal", "-s", metavar="SIGNAL", help="Its name or number.")] = "KILL",
     context: ContextOption = None,
+    transport: TransportOption = None,
 ) -> None:
     """Send SIGKILL, or another signal, to the main process of jobs.
 
@@ -42,7 +44,7 @@ def kill(
       jobctl kill -s INT 3f2a91c0
       jobctl kill -s 15 3f2a91c0 77b0c2d4
     """
-    _send(ids, parse_signal(signal), context)
+    _send(ids, parse_signal(signal), Target(context, transport))
 
 
 def parse_signal(text: str) -> int:
@@ -55,7 +57,7 @@ def parse_signal(text: str) -> int:
         raise invalid("--signal", text, f"a name such as TERM or SIGHUP, or a number from 1 to {_HIGHEST}") from None
 
 
-def _send(ids: list[str], number: int, context: str | None) -> None:
+def _send(ids: list[str], number: int, target: Target) -> None:
     async def send_one(client: JobClient, job_id: str) -> None:
         await client.signal(job_id, number)
         print(job_id, flush=True)  # noqa: T201 - the data
@@ -63,4 +65,4 @@ def _send(ids: list[str], number: int, context: str | None) -> None:
     async def send_all(client: JobClient) -> None:
         await for_each(client, ids, lambda job_id: send_one(client, job_id))
 
-    talk(context, send_all)
+    talk(target, send_all)

@@ -3,7 +3,7 @@
 from jobworker.cli.job_options import Order, takes_job_options
 from jobworker.cli.notice import say, say_what_is_missing
 from jobworker.cli.session import talk
-from jobworker.client.grpc import JobClient
+from jobworker.client.job_client import JobClient
 from jobworker.client.model import Started
 
 
@@ -26,7 +26,7 @@ def start(order: Order) -> None:
             idempotency_key=order.idempotency_key,
         )
 
-    started = talk(order.context, send)
+    started = talk(order.target, send)
     how = "this key started it before" if started.existed else "started"
     say(f"{how}; see its output with: jobctl logs {started.job.id}")
     say_what_is_missing(started.job)

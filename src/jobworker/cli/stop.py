@@ -5,10 +5,10 @@ from typing import Annotated
 import typer
 
 from jobworker.cli.notice import say
-from jobworker.cli.options import ContextOption, JobsArgument
-from jobworker.cli.session import for_each, talk
+from jobworker.cli.options import ContextOption, JobsArgument, TransportOption
+from jobworker.cli.session import Target, for_each, talk
 from jobworker.cli.signal import parse_signal
-from jobworker.client.grpc import JobClient
+from jobworker.client.job_client import JobClient
 from jobworker.core.errors import ErrorCode, JobError
 from jobworker.core.units import parse_duration
 
@@ -23,6 +23,7 @@ def stop(
         str | None, typer.Option("--signal", "-s", metavar="SIGNAL", help="The signal before the grace. Default: TERM.")
     ] = None,
     context: ContextOption = None,
+    transport: TransportOption = None,
 ) -> None:
     """End jobs and everything in them.
 
@@ -51,4 +52,4 @@ def stop(
     async def stop_all(client: JobClient) -> None:
         await for_each(client, ids, lambda job_id: stop_one(client, job_id))
 
-    talk(context, stop_all)
+    talk(Target(context, transport), stop_all)

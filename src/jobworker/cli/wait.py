@@ -6,16 +6,16 @@ from typing import Annotated
 import typer
 
 from jobworker.cli.notice import say, say_how_it_ended
-from jobworker.cli.options import ContextOption, Format, FormatOption, JobsArgument
+from jobworker.cli.options import ContextOption, Format, FormatOption, JobsArgument, TransportOption
 from jobworker.cli.render import print_json
-from jobworker.cli.session import find_job, for_each, talk
-from jobworker.client.grpc import JobClient
+from jobworker.cli.session import Target, find_job, for_each, talk
+from jobworker.client.job_client import JobClient
 from jobworker.client.model import Job
 from jobworker.core.outcome import TimedOut, exit_status
 from jobworker.core.units import parse_duration
 
 
-def wait(
+def wait(  # noqa: PLR0913 - one parameter an option
     *,
     ids: JobsArgument,
     timeout: Annotated[
@@ -24,6 +24,7 @@ def wait(
     wait_for_any: Annotated[bool, typer.Option("--any", help="Wait for the first that ends only.")] = False,
     output: FormatOption = Format.TABLE,
     context: ContextOption = None,
+    transport: TransportOption = None,
 ) -> int:
     """Wait until jobs have ended and exit with their code.
 
@@ -49,7 +50,7 @@ def wait(
         await asyncio.gather(*pending, return_exceptions=True)
         return [task.result() for task in done]
 
-    jobs = talk(context, wait_for_first if wait_for_any else wait_for_all)
+    jobs = talk(Target(context, transport), wait_for_first if wait_for_any else wait_for_all)
     if output is not Format.TABLE:
         documents = [job.to_document() for job in jobs]
         for document in documents if output is Format.JSONL else [documents if len(ids) > 1 else documents[0]]:

@@ -5,15 +5,21 @@ import time
 from dataclasses import asdict
 
 from jobworker.cli.escape import escape_text
-from jobworker.cli.options import ContextOption, Format, FormatOption, JobArgument
+from jobworker.cli.options import ContextOption, Format, FormatOption, JobArgument, TransportOption
 from jobworker.cli.render import print_json
-from jobworker.cli.session import find_job, talk
-from jobworker.client.grpc import JobClient
+from jobworker.cli.session import Target, find_job, talk
+from jobworker.client.job_client import JobClient
 from jobworker.client.model import Job
 from jobworker.core.explanation import explain
 
 
-def why(*, job_id: JobArgument, output: FormatOption = Format.TABLE, context: ContextOption = None) -> None:
+def why(
+    *,
+    job_id: JobArgument,
+    output: FormatOption = Format.TABLE,
+    context: ContextOption = None,
+    transport: TransportOption = None,
+) -> None:
     """Say in plain words why a job ended, which limits it met, and what to change.
 
     While it runs, what has held it up so far.
@@ -27,7 +33,7 @@ def why(*, job_id: JobArgument, output: FormatOption = Format.TABLE, context: Co
     async def look(client: JobClient) -> Job:
         return await client.status(await find_job(client, job_id))
 
-    job = talk(context, look)
+    job = talk(Target(context, transport), look)
     seconds = (job.ended_at or time.time()) - job.started_at if job.started_at is not None else 0.0
     remarks = explain(job.spec, job.outcome, job.usage, job.output, max(0.0, seconds))
     if output is Format.TABLE:

@@ -5,35 +5,34 @@ from typing import Final
 
 import grpc
 
-from jobworker.client.context import Context
+from jobworker.client.connection import CONNECT_SECONDS, KEEPALIVE_SECONDS, KEEPALIVE_TIMEOUT_SECONDS
+from jobworker.client.context import Context, Transport
 
-CONNECT_SECONDS: Final = 4.0  # a server that takes longer for TCP and TLS counts as down
 _MAX_MESSAGE: Final = 8 << 20
-_KEEPALIVE_SECONDS: Final = 30  # a cut line is noticed after this and the time-out below
-_KEEPALIVE_TIMEOUT_SECONDS: Final = 10
 
 
 def open_channel(context: Context) -> grpc.aio.Channel:
     """A channel to the context's server with the context's identity; it connects on first use."""
+    server = context.address(Transport.GRPC)
     credentials = grpc.ssl_channel_credentials(
-        root_certificates=context.read(context.ca),
+        root_certificates=context.read("ca"),
         private_key=context.read_key(),
-        certificate_chain=context.read(context.certificate),
+        certificate_chain=context.read("certificate"),
     )
     options: list[tuple[str, int]] = [
         ("grpc.max_receive_message_length", _MAX_MESSAGE),
         ("grpc.max_send_message_length", _MAX_MESSAGE),
-        ("grpc.keepalive_time_ms", _KEEPALIVE_SECONDS * 1000),
-        ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_SECONDS * 1000),
+        ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
         ("grpc.keepalive_permit_without_calls", 0),
         ("grpc.http2.max_pings_without_data", 0),  # a silent job may be followed for days
         # gRPC gives one attempt to connect at least this long (subchannel.cc, min_connect_timeout).
         ("grpc.min_reconnect_backoff_ms", int(CONNECT_SECONDS * 1000)),
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 2000),
-        ("grpc.enable_http_proxy", 0 if _is_loopback(context.server) else 1),
+        ("grpc.enable_http_proxy", 0 if _is_loopback(server) else 1),
     ]
-    return grpc.aio.secure_channel(context.server, credentials, options=options)
+    return grpc.aio.secure_channel(server, credentials, options=options)
 
 
 def _is_loopback(server: str) -> bool:

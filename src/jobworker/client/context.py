@@ -2,29 +2,70 @@
 
 import json
 import os
+import re
 import stat
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from jobworker.core.errors import ErrorCode, JobError, invalid
 
 _FILE: Final = "context.toml"
-_PATHS: Final = ("ca", "certificate", "key")
-_KEYS: Final = ("server", "user", *_PATHS)
+_PATHS: Final = ("ca", "certificate", "key", "token")
+_KEYS: Final = ("user", "server", "https", *_PATHS)
+_BEARER: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, section 2.1
+_LONGEST_TOKEN: Final = 4096
+
+
+class Transport(Enum):
+    """A way to a server: each has its own port, and its own proof of who is calling."""
+
+    GRPC = "grpc"  # mutual TLS, with a certificate
+    HTTPS = "https"  # TLS, with a bearer token
+
+
+#: The keys that a context needs for a transport.
+_NEEDED: Final = {
+    Transport.GRPC: ("server", "ca", "certificate", "key"),
+    Transport.HTTPS: ("https", "token"),
+}
+
+
+class Token:
+    """A bearer token: whoever has it is its user, so it does not show itself."""
+
+    def __init__(self, secret: str) -> None:
+        if not _BEARER.fullmatch(secret) or len(secret) > _LONGEST_TOKEN:
+            raise _broken("that is no token: a token is one word, as jobworkerd token create prints it")
+        self._secret = secret
+
+    def reveal(self) -> str:
+        """The token itself, for the one header and the one file that it belongs in."""
+        return self._secret
+
+    def __repr__(self) -> str:
+        return "<token>"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """A server's address with the files that prove who is calling; all paths are absolute."""
+    """Where a server is, with the files that prove who is calling; all paths are absolute.
+
+    It holds what gRPC needs (server, ca, certificate, key), what HTTPS needs (https, token;
+    without a ca the system's are trusted), or both.
+    """
 
     directory: Path
-    server: str
     user: str
-    ca: Path
-    certificate: Path
-    key: Path
+    server: str | None = None
+    https: str | None = None
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    token: Path | None = None
 
     @classmethod
     def load(cls, directory: Path) -> Self:
@@ -34,33 +75,86 @@ class Context:
             values = tomllib.loads(_read(file).decode())
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise _broken(f"{file} is not valid TOML: {error}") from error
-        missing = [key for key in _KEYS if not isinstance(values.get(key), str) or not values[key]]
-        if missing:
-            raise _broken(f"{file} lacks {', '.join(missing)}; it needs {', '.join(_KEYS)}, each as text")
         if unknown := sorted(set(values) - set(_KEYS)):
             raise _broken(f"{file} has unknown keys: {', '.join(unknown)}; known are {', '.join(_KEYS)}")
-        check_server(values["server"])
-        files = {key: directory.absolute() / values[key] for key in _PATHS}
-        return cls(directory=directory.absolute(), server=values["server"], user=values["user"], **files)
+        if wrong := [key for key in _KEYS if key in values and not (isinstance(values[key], str) and values[key])]:
+            raise _broken(f"{file} has no text for {', '.join(wrong)}")
+        if missing := missing_keys(values):
+            raise _broken(f"{file} lacks {', '.join(missing)}; {WHAT_IS_NEEDED}")
+        for key in ("server", "https"):
+            if key in values:
+                check_server(values[key])
+        directory = directory.absolute()
+        return cls(
+            directory=directory,
+            **{key: directory / value if key in _PATHS else value for key, value in values.items()},
+        )
 
-    def read(self, file: Path) -> bytes:
-        """The bytes of one of the context's files; UNAUTHENTICATED when it is missing."""
-        return _read(file)
+    @property
+    def transports(self) -> tuple[Transport, ...]:
+        """The ways to the server that this context has an identity for, the preferred one first."""
+        return tuple(transport for transport, needed in _NEEDED.items() if all(getattr(self, key) for key in needed))
+
+    def choose(self, transport: Transport | None = None) -> Transport:
+        """`transport`, or the preferred one; UNAUTHENTICATED when the context has no identity for it."""
+        if transport is None:
+            return self.transports[0]
+        if transport not in self.transports:
+            lacking = ", ".join(key for key in _NEEDED[transport] if not getattr(self, key))
+            raise _broken(f"the context of {self.user} has no way over {transport.value}: it lacks {lacking}")
+        return transport
+
+    def address(self, transport: Transport) -> str:
+        """HOST:PORT of the server's door of this kind, which the context must have."""
+        return self.values()[_NEEDED[transport][0]]
+
+    def values(self) -> dict[str, str]:
+        """What the context's file says, with absolute paths."""
+        return {key: str(value) for key in _KEYS if (value := getattr(self, key)) is not None}
+
+    def read(self, key: str) -> bytes:
+        """The bytes of the file that the context has under `key`; UNAUTHENTICATED when it is missing."""
+        return _read(self._path(key))
 
     def read_key(self) -> bytes:
         """The private key; UNAUTHENTICATED when anyone but its owner has access to it."""
-        key = _read(self.key)
-        if stat.S_IMODE(self.key.stat().st_mode) & 0o077:
-            raise _broken(f"private key {self.key} is open to other users; run: chmod 600 {self.key}")
-        return key
+        return _read_private(self._path("key"), "private key")
+
+    def read_token(self) -> Token:
+        """The token; UNAUTHENTICATED when anyone but its owner has access to it."""
+        secret = _read_private(self._path("token"), "token")
+        return Token(secret.decode("ascii", "replace").strip())
 
     def save(self) -> None:
         """Writes the context's file, readable for its owner only; its directory is made when missing."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        values = {key: str(getattr(self, key)) for key in _KEYS}
         # A JSON string is a TOML string too.
-        text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
+        text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in self.values().items())
         _write(self.directory / _FILE, text)
+
+    def save_token(self, token: Token) -> None:
+        """Writes the token's file, readable for its owner only."""
+        file = self._path("token")
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _write(file, token.reveal() + "\n")
+
+    def _path(self, key: str) -> Path:
+        path: Path | None = getattr(self, key)
+        if path is None:
+            raise _broken(f"the context of {self.user} has no {key}")
+        return path
+
+
+WHAT_IS_NEEDED: Final = "it needs user, and {} for gRPC or {} for HTTPS".format(
+    *(", ".join(needed) for needed in _NEEDED.values())
+)
+
+
+def missing_keys(values: Mapping[str, Any]) -> list[str]:
+    """What `values` lack to be a context. A transport of which nothing but the ca is there is not missed."""
+    begun = [needed for needed in _NEEDED.values() if any(values.get(key) for key in needed if key != "ca")]
+    needed_keys = [key for needed in begun or [_NEEDED[Transport.GRPC]] for key in needed]
+    return [key for key in ("user", *needed_keys) if not values.get(key)]
 
 
 def find_context(choice: str | None = None) -> Context:
@@ -78,6 +172,17 @@ def find_context(choice: str | None = None) -> Context:
     raise _broken(
         "no context chosen; name one with --context NAME|DIR, set JOBCTL_CONTEXT, or run: jobctl context use NAME"
     )
+
+
+def ambient_transport() -> Transport | None:
+    """The transport that JOBCTL_TRANSPORT asks for, if it does; INVALID_ARGUMENT when that is none."""
+    text = os.environ.get("JOBCTL_TRANSPORT")
+    if not text:
+        return None
+    try:
+        return Transport(text)
+    except ValueError:
+        raise invalid("JOBCTL_TRANSPORT", text, " or ".join(each.value for each in Transport)) from None
 
 
 def current_context() -> str | None:
@@ -129,7 +234,8 @@ def _locate(choice: str, ambient: str | None) -> Path:
         if (candidate / _FILE).is_file():
             return candidate
     known = ", ".join(named_contexts()) or "none"
-    raise _broken(f"no context {choice!r}; known: {known}; add one with: jobctl context add {choice} DIR")
+    remedy = f"add one with: jobctl context add {choice} DIR, or: jobctl login {choice}"
+    raise _broken(f"no context {choice!r}; known: {known}; {remedy}")
 
 
 def _home() -> Path:
@@ -147,6 +253,14 @@ def _read(file: Path) -> bytes:
         raise _broken(f"missing file: {file}") from None
     except OSError as error:
         raise _broken(f"cannot read {file}: {error.strerror}") from error
+
+
+def _read_private(file: Path, what: str) -> bytes:
+    """The bytes of `file`; UNAUTHENTICATED when anyone but its owner has access to it."""
+    data = _read(file)
+    if stat.S_IMODE(file.stat().st_mode) & 0o077:
+        raise _broken(f"{what} {file} is open to other users; run: chmod 600 {file}")
+    return data
 
 
 def _write(file: Path, text: str) -> None:

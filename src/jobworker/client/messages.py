@@ -9,8 +9,8 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from jobworker.api.grpc._generated import jobworker_pb2 as pb2
+from jobworker.client.connection import newer_protocol, utf8
 from jobworker.client.model import Chunk, End, Job, OutputStream
-from jobworker.core.errors import ErrorCode, JobError, invalid
 from jobworker.core.lifecycle import State
 from jobworker.core.outcome import (
     Exited,
@@ -90,7 +90,7 @@ def spec_to_message(spec: JobSpec, asked_limits: Collection[str]) -> pb2.JobSpec
         program=os.fsencode(spec.program),
         args=[os.fsencode(argument) for argument in spec.args],
         env={name: os.fsencode(value) for name, value in spec.env.items()},
-        workdir=_unicode("workdir", spec.workdir or ""),
+        workdir=utf8("workdir", spec.workdir or ""),
         name=spec.name or "",
         labels=dict(spec.labels),
         network=wire_value(_NETWORKS, spec.network),
@@ -105,19 +105,12 @@ def _limits_to_message(limits: Limits, asked: Collection[str]) -> pb2.Limits:
             # 0 lifts a limit, which None means in a spec.
             setattr(message, field, getattr(limits, name) or 0)
     if "io_device" in asked:
-        message.io_device = _unicode("io_device", limits.io_device or "")
+        message.io_device = utf8("io_device", limits.io_device or "")
     if "timeout" in asked:
         message.timeout.CopyFrom(duration(limits.timeout or 0))
     if "on_output_limit" in asked:
         message.on_output_limit = wire_value(_ON_OUTPUT_LIMIT, limits.on_output_limit)
     return message
-
-
-def _unicode(field: str, text: str) -> str:
-    """`text` when the wire can carry it: raw bytes fit only where the protocol says bytes."""
-    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise invalid(field, text, "UTF-8 text")
-    return text
 
 
 def job_from_message(message: pb2.Job) -> Job:
@@ -193,7 +186,7 @@ def _outcome_from_message(message: pb2.Outcome) -> Outcome:
         case "lost":
             return Lost(message.lost.reason)
         case _:
-            raise _newer_protocol()
+            raise newer_protocol()
 
 
 def _usage_from_message(message: pb2.Usage) -> Usage:
@@ -216,9 +209,5 @@ def _seconds(time: Timestamp) -> float:
 
 def _known(table: Mapping[_Wire, _Value], number: _Wire) -> _Value:
     if number not in table:
-        raise _newer_protocol()
+        raise newer_protocol()
     return table[number]
-
-
-def _newer_protocol() -> JobError:
-    return JobError(ErrorCode.UNSUPPORTED, "the server speaks a newer protocol than this client; update the client")

@@ -6,6 +6,8 @@ from typing import Final, cast
 
 import grpc
 
+from jobworker.client import unreachable as words
+from jobworker.client.unreachable import took_too_long, unreachable
 from jobworker.core.errors import ErrorCode, JobError
 
 _EXACT_CODE: Final = "jobworker-error"  # trailing metadata of every error that the service raised
@@ -26,16 +28,16 @@ _BY_STATUS: Final = {
 
 # What gRPC's transport reports, and what to tell the user instead.
 _REASONS: Final = (
-    (r"Connection refused", "connection refused; is jobworkerd running there?"),
-    (r"WRONG_VERSION_NUMBER", "it does not speak TLS; is this its gRPC port?"),
-    (r"Hostname Verification|not in peer certificate", "its certificate is for another host name"),
-    (r"CERTIFICATE_VERIFY_FAILED|certificate", "its certificate is not from the context's CA"),
+    (r"Connection refused", words.REFUSED),
+    (r"WRONG_VERSION_NUMBER", words.NO_TLS.format("gRPC")),
+    (r"Hostname Verification|not in peer certificate", words.OTHER_HOST),
+    (r"CERTIFICATE_VERIFY_FAILED|certificate", words.OTHER_CA),
     (
         r"Endpoint closing|[Tt]imeout|[Tt]imed out|FD [Ss]hutdown",
-        "no answer in time; check the address and the network",
+        words.SILENT,
     ),
-    (r"[Hh]andshake", "the TLS handshake failed"),
-    (r"DNS|[Dd]omain name|lookup failed", "host not found"),
+    (r"[Hh]andshake", words.NO_HANDSHAKE),
+    (r"DNS|[Dd]omain name|lookup failed", words.NO_HOST),
     (
         r"Connection reset|Socket closed|Broken pipe|End of TCP stream|GOAWAY|CANCELLED",
         "the server closed the connection; it may be stopping, or refuse the context's certificate",
@@ -51,9 +53,9 @@ def failure(error: grpc.aio.AioRpcError, server: str) -> JobError:
         return JobError(_CODES[exact], details)
     match error.code():
         case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED:  # cancelled by a server that stops
-            return JobError(ErrorCode.UNAVAILABLE, f"cannot reach {server}: {_reason(details)}")
+            return unreachable(server, _reason(details))
         case grpc.StatusCode.DEADLINE_EXCEEDED:
-            return JobError(ErrorCode.UNAVAILABLE, f"cannot reach {server}: no answer in time; try again")
+            return took_too_long(server)
         case code:
             return JobError(_BY_STATUS.get(code, ErrorCode.INTERNAL), details)
 
