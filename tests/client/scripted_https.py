@@ -268,6 +268,7 @@ def _job(job):
         "output": _totals(job.output),
         "effectiveLimits": dict(job.effective_limits),
         "sandbox": dict(job.sandbox),
+        "isolation": job.isolation,
     }
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from jobworker.cli.interruption import write_all
 from jobworker.cli.output import STDOUT
-from jobworker.client.model import Chunk, End, rfc3339
+from jobworker.client.model import Chunk, End
 from jobworker.core.outcome import outcome_to_document
+from jobworker.core.times import rfc3339
 
 
 class FrameOutput:

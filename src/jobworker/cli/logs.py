@@ -1,8 +1,5 @@
 """jobctl logs: shows the output of jobs, from any place and live to the end."""
 
-import re
-import time
-from datetime import datetime
 from typing import Annotated
 
 import typer
@@ -15,9 +12,9 @@ from jobworker.cli.output import STDOUT, Output
 from jobworker.cli.session import Target, find_job, talk
 from jobworker.client.job_client import JobClient
 from jobworker.client.model import OutputStream
-from jobworker.core.errors import JobError, invalid
+from jobworker.core.errors import invalid
 from jobworker.core.outcome import exit_status
-from jobworker.core.units import parse_duration
+from jobworker.core.times import parse_time
 
 
 def logs(  # noqa: PLR0913 - one parameter an option
@@ -54,7 +51,7 @@ def logs(  # noqa: PLR0913 - one parameter an option
       jobctl logs --no-follow --since 10m 3f2a91c0 | grep error
     """
     target = Target(context, transport)
-    begin = _time(since) if since else None
+    begin = parse_time(since, "--since") if since else None
     lines = _lines(tail)
     wanted = {OutputStream.STDOUT: stdout, OutputStream.STDERR: stderr}
     streams = [stream for stream, is_wanted in wanted.items() if is_wanted]
@@ -96,18 +93,3 @@ def _lines(tail: str) -> int | None:
     if not tail.isdecimal():
         raise invalid("--tail", tail, "a number of lines, or all")
     return int(tail)
-
-
-def _time(text: str) -> float:
-    """Seconds since the epoch for an RFC 3339 or Unix time, or for a duration before now."""
-    if re.fullmatch(r"\d+(\.\d+)?", text):
-        return float(text)
-    try:
-        return time.time() - parse_duration(text)
-    except JobError:
-        pass
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except ValueError:
-        allowed = "a time such as 2026-01-31T12:00:00Z or 1769860800, or a duration such as 10m"
-        raise invalid("--since", text, allowed) from None

@@ -5,7 +5,8 @@ from typing import Final
 
 from jobworker.cli.escape import TerminalEscaper
 from jobworker.cli.interruption import write_all
-from jobworker.client.model import Chunk, End, OutputStream, rfc3339
+from jobworker.client.model import Chunk, End, OutputStream
+from jobworker.core.times import LineStamps
 
 STDOUT: Final = 1
 STDERR: Final = 2
@@ -30,7 +31,7 @@ class Output:
         self._escapers = {
             stream: TerminalEscaper() for stream, file in self._files.items() if not raw and os.isatty(file)
         }
-        self._stamps = {stream: _LineStamps() for stream in self._files} if timestamps else {}
+        self._stamps = {stream: LineStamps() for stream in self._files} if timestamps else {}
 
     def write(self, chunk: Chunk, /) -> None:
         """Writes all of `chunk`; BrokenPipeError when its reader has gone."""
@@ -46,19 +47,3 @@ class Output:
         """Writes what was held back to see whether it goes on."""
         for stream, escaper in self._escapers.items():
             write_all(self._files[stream], escaper.escape(b"", final=True))
-
-
-class _LineStamps:
-    """Puts a time before each line of one stream."""
-
-    def __init__(self) -> None:
-        self._at_line_start = True
-
-    def stamp(self, data: bytes, time: float) -> bytes:
-        if not data:
-            return data
-        stamp = rfc3339(time).encode() + b" "
-        starts_here = stamp if self._at_line_start else b""
-        self._at_line_start = data.endswith(b"\n")
-        body = data[:-1] if self._at_line_start else data
-        return starts_here + body.replace(b"\n", b"\n" + stamp) + (b"\n" if self._at_line_start else b"")

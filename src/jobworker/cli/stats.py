@@ -12,14 +12,15 @@ import typer
 
 from jobworker.cli.interruption import write_all
 from jobworker.cli.notice import say
-from jobworker.cli.options import ContextOption, Format
+from jobworker.cli.options import ContextOption, Format, TransportOption
 from jobworker.cli.output import STDOUT
 from jobworker.cli.render import print_json, short_id, table_lines
-from jobworker.cli.session import find_job, talk
-from jobworker.client.grpc import JobClient
-from jobworker.client.model import Job, rfc3339
+from jobworker.cli.session import Target, find_job, talk
+from jobworker.client.job_client import JobClient
+from jobworker.client.model import Job
 from jobworker.core.errors import ErrorCode, JobError
 from jobworker.core.lifecycle import State
+from jobworker.core.times import rfc3339
 from jobworker.core.units import format_size
 
 _INTERVAL: Final = 1.0
@@ -84,6 +85,7 @@ def stats(
         typer.Option("--output", "-o", help="How to print what was found. Default: jsonl into a pipe, else table."),
     ] = None,
     context: ContextOption = None,
+    transport: TransportOption = None,
 ) -> None:
     """Show what jobs use, once a second, until they have ended.
 
@@ -111,7 +113,7 @@ def stats(
                 return
             before = after
 
-    talk(context, watch)
+    talk(Target(context, transport), watch)
 
 
 async def _samples(client: JobClient, wanted: Sequence[str]) -> dict[str, Sample]:

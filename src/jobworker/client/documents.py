@@ -75,6 +75,7 @@ def job_from_document(document: Any) -> Job:
             output=OutputTotals(**_known(_TOTALS, document["output"])),
             effective_limits=dict(document["effectiveLimits"]),
             sandbox=dict(document["sandbox"]),
+            isolation=document["isolation"],
         )
     except _UNREADABLE as error:
         raise newer_protocol() from error
@@ -108,6 +109,8 @@ def _spec_from_document(document: Any) -> JobSpec:
     limits = _known(_LIMITS, document["limits"])
     if "on_output_limit" in limits:
         limits["on_output_limit"] = OnOutputLimit(limits["on_output_limit"])
+    if limits.get("io_device") is not None:
+        limits["io_device"] = _to_word(limits["io_device"])
     return JobSpec(
         program=_to_word(document["program"]),
         args=tuple(_to_word(argument) for argument in document["args"]),

@@ -25,11 +25,12 @@ from jobworker.client.connection import (
 )
 from jobworker.client.context import Context, Transport
 from jobworker.client.http_failure import broken, refusal
-from jobworker.client.model import Chunk, End, Job, Started, rfc3339
+from jobworker.client.model import Chunk, End, Job, Started
 from jobworker.client.unreachable import ENDED_EARLY, unreachable
 from jobworker.core.errors import ErrorCode, JobError
 from jobworker.core.job_id import check_job_id
 from jobworker.core.spec import JobSpec
+from jobworker.core.times import rfc3339
 
 _BROKEN: Final = (aiohttp.ClientError, OSError)  # a TimeoutError is an OSError
 _BUFFER: Final = 1 << 20  # a reader that keeps up is not made to pause

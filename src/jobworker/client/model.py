@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
 from jobworker.core.lifecycle import State
 from jobworker.core.outcome import Exited, Outcome, OutputTotals, Usage, outcome_to_document
 from jobworker.core.spec import JobSpec
+from jobworker.core.times import rfc3339
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,8 +105,3 @@ class End:
     outcome: Outcome | None
     output: OutputTotals
     offset: int
-
-
-def rfc3339(time: float) -> str:
-    """`time`, in seconds since the epoch, as RFC 3339 in UTC with microseconds."""
-    return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
