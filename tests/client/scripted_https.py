@@ -259,7 +259,12 @@ def _job(job):
         "env": {name: _word(value) for name, value in job.spec.env.items()},
         "workdir": None,
         "network": "none",
-        "limits": {"memory": job.spec.limits.memory_bytes or None, "outputBytes": 1 << 30, "onOutputLimit": "drop"},
+        "limits": {
+            "memory": job.spec.limits.memory_bytes or None,
+            "pids": job.spec.limits.pids or None,
+            "outputBytes": 1 << 30,
+            "onOutputLimit": "drop",
+        },
         "createdAt": _time(job, "created_at"),
         "startedAt": _time(job, "started_at"),
         "endedAt": _time(job, "ended_at"),
