@@ -7,13 +7,15 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jobworker import JobSpec, Worker
 from jobworker.job import JobStatus
+from jobworker.runtime.launcher_client import LauncherClient
 from jobworker.worker import bootstrap
 
 _TREES = Path("/sys/fs/cgroup")
@@ -22,6 +24,20 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: jobs are 
 
 #: A Python that jobs can run: their own user cannot read one below /root.
 JOB_PYTHON = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.executable
+
+
+_PROGRAMS = Path(__file__).parent / "programs"
+
+
+@contextlib.asynccontextmanager
+async def a_faulty_worker(state: Path, **options: Any) -> AsyncIterator[Worker]:
+    """A worker whose launcher does what the labels of a job say; see tests/programs/faulty_launcher.py."""
+    (state / "jobs").mkdir(mode=0o700, parents=True)  # the launcher hides what it finds
+    launcher = await asyncio.to_thread(
+        LauncherClient.start, bootstrap(state, **options), module="faulty_launcher", search_path=_PROGRAMS
+    )
+    async with await Worker.open(state, launcher=launcher) as worker:
+        yield worker
 
 
 def job_groups(state: Path) -> list[Path]:

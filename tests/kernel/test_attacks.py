@@ -4,14 +4,13 @@ import asyncio
 import contextlib
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
-from host import JOB_PYTHON, monitor_of, needs_root, run_job
+from host import JOB_PYTHON, a_faulty_worker, monitor_of, needs_root, run_job
 
 from jobworker import JobSpec, Network, State, Worker
 from jobworker.runtime import job_dir
-from jobworker.runtime.launcher_client import LauncherClient
-from jobworker.worker import bootstrap
 
 pytestmark = needs_root
 
@@ -46,12 +45,12 @@ def _python(code: str, *args: str, network: Network = Network.NONE) -> JobSpec:
 
 
 async def test_a_job_finds_no_key_of_the_job_that_had_its_uid_before(state: Path) -> None:
-    launcher = await asyncio.to_thread(LauncherClient.start, bootstrap(state, uids=(265_532, 265_532)))
-    async with await Worker.open(state, launcher=launcher) as worker:
-        for _ in range(2):
-            job, output = await run_job(worker, _python(_KEYS))
+    """E15. Without the filter, which keeps it from asking: with it there is not even an answer."""
+    async with a_faulty_worker(state, uids=(265_532, 265_532)) as worker:
+        for label, answers in (("FilterSystemCalls", [b"False", b"True"] * 2), ("", [b"False"] * 4)) * 2:
+            job, output = await run_job(worker, replace(_python(_KEYS), labels={"without": label}))
             assert job.sandbox["uid"] == "265532"
-            assert output.split() == [b"False", b"True"] * 2
+            assert output.split() == answers
             await worker.remove(job.id)
 
 

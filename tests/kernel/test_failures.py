@@ -2,12 +2,15 @@
 
 import asyncio
 import os
+import re
 import signal
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from host import (
+    a_faulty_worker,
     children,
     count_descriptors,
     descendants,
@@ -24,12 +27,9 @@ from host import (
 from jobworker import ErrorCode, JobError, JobSpec, State, Worker
 from jobworker.core.job_id import new_job_id
 from jobworker.runtime import sandbox
-from jobworker.runtime.launcher_client import LauncherClient
-from jobworker.worker import bootstrap
 
 pytestmark = needs_root
 
-_PROGRAMS = Path(__file__).parent.parent / "programs"
 _ECHO = JobSpec(program="/bin/echo", args=("it runs",))
 
 
@@ -47,11 +47,7 @@ def _labelled(label: str, position: int) -> JobSpec:
 @pytest.fixture
 async def faulty(state: Path) -> AsyncIterator[Worker]:
     """A worker whose launcher fails or waits where a job's labels say."""
-    (state / "jobs").mkdir(mode=0o700, parents=True)  # the launcher hides what it finds
-    launcher = await asyncio.to_thread(
-        LauncherClient.start, bootstrap(state), module="faulty_launcher", search_path=_PROGRAMS
-    )
-    async with await Worker.open(state, launcher=launcher) as worker:
+    async with a_faulty_worker(state) as worker:
         yield worker
         for pid in _standing(worker):
             os.kill(pid, signal.SIGCONT)
@@ -115,6 +111,38 @@ async def test_a_failure_at_any_step_fails_the_start_by_name_and_leaves_nothing(
         assert caught.value.code is ErrorCode.UNSUPPORTED
         assert f"step {name} failed: Operation not permitted" in caught.value.message
         await _assert_as_before(faulty, state, before)
+
+
+#: What a step gives that the kernel cannot be asked for afterwards, or that is no loss of isolation.
+_UNSEEN = {
+    "MakeWorkdir": "entering it fails",
+    "RaiseLoopback": "less network, not more",
+    "LeaveKeyrings": "keyrings are closed to the job by the filter, and to the question as well",
+    "EnterWorkdir": "another place in the same root",
+    "DropCapabilities": "leaving root has emptied the sets, where nothing was inheritable",
+}
+
+
+async def test_a_job_that_lacks_any_step_is_refused_by_what_the_kernel_says(faulty: Worker, state: Path) -> None:
+    """E25. Each step after the new root left out in turn: the start names what is missing, and nothing is left."""
+    before = await _base_line(faulty, state)
+    steps = _steps(state)
+    entered = steps.index("EnterRoot") + 1
+    refused: dict[str, str] = {}
+    for position in range(entered, len(steps)):
+        # In a place that anybody may enter, or that would be what refuses a job of the wrong uid.
+        spec = replace(_labelled("skip_at", position), workdir="/")
+        try:
+            job = await faulty.start(spec)
+        except JobError as error:
+            refused[steps[position]] = error.message
+        else:
+            await faulty.remove(job.id, force=True)
+    assert {name for name in steps[entered:] if name not in refused} == set(_UNSEEN)
+    for name in ("ReadBack", "Exec"):
+        assert "before its program was loaded" in refused.pop(name)  # no answer is no consent
+    assert all(re.search(r"step \w+ failed: ", message) for message in refused.values()), refused
+    await _assert_as_before(faulty, state, before)
 
 
 async def _start_and_wait_at(worker: Worker, state: Path, position: int) -> tuple[asyncio.Task[object], str, int]:

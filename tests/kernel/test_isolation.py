@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import shutil
 import socket
 import stat
@@ -455,7 +456,7 @@ async def test_nothing_tells_of_other_jobs_or_of_the_host(worker: Worker, progra
 
 
 async def test_the_sandbox_that_is_shown_is_the_one_there_is(worker: Worker, state: Path) -> None:
-    """E25. Compared with what the host reads from /proc."""
+    """E25. Compared with what the host reads from its own /proc, in its own way."""
     job = await worker.start(_SLEEP)
     [pid] = job_processes(state, job.id)
     status = process_status(pid)
@@ -465,13 +466,52 @@ async def test_the_sandbox_that_is_shown_is_the_one_there_is(worker: Worker, sta
         for name, shown in names.items()
         if os.readlink(f"/proc/{pid}/ns/{name}") != os.readlink(f"/proc/self/ns/{name}")
     }
-    assert set(job.sandbox["namespaces"].split(",")) == own == set(names.values())
-    assert job.sandbox["uid"] == status["Uid"].split()[0]
-    assert (job.sandbox["capabilities"] == "none") is (int(status["CapBnd"], 16) == 0)
-    assert (job.sandbox["no_new_privs"] == "yes") is (status["NoNewPrivs"] == "1")
-    assert (job.sandbox["seccomp"] == "filter") is (status["Seccomp"] == "2")
+    shown = dict(job.sandbox)
+    assert set(shown.pop("namespaces").split(",")) == own == set(names.values())
+    assert shown.pop("uid") == status["Uid"].split()[0]
+    assert shown.pop("gid") == status["Gid"].split()[0]
+    assert (shown.pop("groups") == "none") is (status["Groups"] == "")
+    assert (shown.pop("capabilities") == "none") is (int(status["CapBnd"], 16) == 0)
+    assert (shown.pop("no_new_privs") == "yes") is (status["NoNewPrivs"] == "1")
+    assert (shown.pop("seccomp") == "filter") is (status["Seccomp"] == "2")
+    assert shown.pop("umask") == status["Umask"] == "0022"
+    assert shown.pop("oom_score_adj") == Path(f"/proc/{pid}/oom_score_adj").read_text().strip() == "500"
+    assert shown.pop("descriptors").split(",") == sorted(os.listdir(f"/proc/{pid}/fd"))
+    assert (shown.pop("session") == "own") is (os.getsid(pid) == pid)
+    assert _rlimits_of(pid) == dict(word.split("=") for word in shown.pop("rlimits").split(","))
+    mounts = [line.split() for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines()]
+    options = {fields[4]: fields[5].split(",") for fields in mounts}
+    assert {path.removesuffix(":noexec") for path in shown.pop("writable").split(",")} == {
+        path for path, words in options.items() if "rw" in words
+    }
+    assert shown.pop("mounts") == "nosuid,nodev"
+    assert [path for path, words in options.items() if not {"nosuid", "nodev"} <= set(words)] == ["/dev"]
+    assert (shown.pop("root") == "read-only") is ("ro" in options["/"])
+    assert shown.pop("knobs") == "read-only"
+    assert all("ro" in options[path] for path in ("/proc/sys", "/proc/fs", "/dev"))
+    assert shown.pop("masks") == "complete"
+    assert {"/root", "/run", "/proc/kallsyms"} <= {path for path, words in options.items() if "ro" in words}
+    assert shown == {"isolation": "full", "network": "loopback only", "hostname": f"job-{job.id[:8]}"}
+    interfaces = Path(f"/proc/{pid}/net/dev").read_text().splitlines()[2:]
+    assert [line.split(":")[0].strip() for line in interfaces] == ["lo"]
     await worker.stop(job.id)
     await eventually(lambda: job_groups(state) == [])
+
+
+def _rlimits_of(pid: int) -> dict[str, str]:
+    """The resource limits of a process by the names of a status, as /proc/PID/limits has them."""
+    titles = {
+        "Max core file size": "core",
+        "Max open files": "nofile",
+        "Max processes": "nproc",
+        "Max locked memory": "memlock",
+        "Max msgqueue size": "msgqueue",
+        "Max realtime priority": "rtprio",
+        "Max nice priority": "nice",
+        "Max stack size": "stack",
+    }
+    rows = [re.split(r"\s{2,}", line) for line in Path(f"/proc/{pid}/limits").read_text().splitlines()]
+    return {titles[row[0]]: f"{row[1]}:{row[2]}" for row in rows if row[0] in titles}
 
 
 async def test_limits_of_the_sandbox_hold_for_scratch_space(worker: Worker) -> None:

@@ -1,8 +1,13 @@
-"""A launcher whose sandbox goes wrong where the labels of a job say: `fail_at` or `wait_at` step N."""
+"""A launcher whose sandbox goes wrong where the labels of a job say.
+
+`fail_at`, `wait_at` or `skip_at` step N: what becomes of a start. `without` a step of that name: a
+weaker sandbox, with nobody to ask whether it is as planned; for the control of what a step holds.
+"""
 
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "src"))
@@ -22,14 +27,23 @@ def _fail(_: object) -> None:
     raise PermissionError(1, os.strerror(1))
 
 
+def _without(name: str | None, steps: list[sandbox.Step]) -> list[sandbox.Step]:
+    if name is None:
+        return steps
+    kept = [step for step in steps if type(step).__name__ != name]
+    return [replace(step, expected={}) if isinstance(step, sandbox.ReadBack) else step for step in kept]
+
+
 def plan(spec: JobSpec, host: sandbox.HostView, job: sandbox.Confinement) -> list[sandbox.Step]:
-    """The real steps, with one that fails in place of its namesake, or one that waits before it."""
-    steps = sandbox.plan(spec, host, job)
+    """The real steps, with one that fails in place of its namesake, one that waits before it, or one left out."""
+    steps = _without(spec.labels.get("without"), sandbox.plan(spec, host, job))
     if at := spec.labels.get("fail_at"):
         name = type(steps[int(at)]).__name__
         steps[int(at)] = type(name, (), {"apply": _fail})()
     if at := spec.labels.get("wait_at"):
         steps.insert(int(at), WaitForRelease())
+    if at := spec.labels.get("skip_at"):
+        del steps[int(at)]
     return steps
 
 

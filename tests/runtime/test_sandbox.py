@@ -22,6 +22,7 @@ HOST = HostView(
         Mask("/proc/kcore", is_directory=False),
     ),
     proc_read_only=("/proc/sys", "/proc/irq"),
+    namespaces={"pid": 1, "mount": 2, "net": 3, "ipc": 4, "uts": 5, "cgroup": 6},
 )
 JOB = Confinement(
     job_id=JOB_ID, uid=200_007, gid=200_007, entry_files=("/groups/cpu/tasks", "/groups/memory/tasks"), status_fd=9
@@ -79,7 +80,9 @@ ORDER = [
     ("ForbidNewPrivileges", "FilterSystemCalls", "without it the kernel takes no filter from an ordinary user"),
     ("CloseDescriptors", "FilterSystemCalls", "the filter is the last step that confines"),
     ("BecomeUser", "EnterWorkdir", "with the job's own rights"),
-    ("EnterWorkdir", "Exec", "the program comes last"),
+    ("EnterWorkdir", "ReadBack", "what comes after it could undo what it saw"),
+    ("FilterSystemCalls", "ReadBack", "it is asked for as well"),
+    ("ReadBack", "Exec", "the program comes last"),
 ]
 
 
@@ -105,7 +108,7 @@ DOCUMENTED = [
     ("groups, uid, capabilities, no_new_privs", "ForbidNewPrivileges"),
     ("(Landlock)", None),
     ("close descriptors, seccomp", "FilterSystemCalls"),
-    ("working directory, exec", "Exec"),
+    ("working directory, read back, exec", "Exec"),
 ]
 
 
@@ -131,8 +134,9 @@ def test_network_host_leaves_the_network_alone_and_nothing_else() -> None:
     steps = steps_for(JobSpec(program="true", network=Network.HOST))
     assert not the(steps, sandbox.NewNamespaces).flags & linux.CLONE_NEWNET
     assert [name for name in kinds(usual) if name != "RaiseLoopback"] == kinds(steps)
-    different = [type(a).__name__ for a, b in zip(usual, steps, strict=False) if type(a) is type(b) and a != b]
-    assert different == ["NewNamespaces"]
+    kept = [step for step in usual if not isinstance(step, sandbox.RaiseLoopback)]
+    different = [type(a).__name__ for a, b in zip(kept, steps, strict=True) if a != b]
+    assert different == ["NewNamespaces", "ReadBack"]
 
 
 SPECS = st.builds(
@@ -181,12 +185,17 @@ def test_scratch_memory_is_bounded_by_the_jobs_memory() -> None:
         assert sizes == {"/dev/shm": 64 * MiB, "/tmp": size}
 
 
-def test_what_is_shown_names_the_network_and_the_uid() -> None:
+def test_the_kernel_is_asked_for_all_that_was_planned() -> None:
+    """E25."""
     usual, host = JobSpec(program="true"), JobSpec(program="true", network=Network.HOST)
-    assert sandbox.describe(usual, 200_000)["namespaces"].split(",").count("net") == 1
-    assert "net" not in sandbox.describe(host, 200_000)["namespaces"].split(",")
-    assert sandbox.describe(host, 200_000)["network"] == "host"
-    assert sandbox.describe(usual, 200_001)["uid"] == "200001"
+    asked = the(steps_for(usual), sandbox.ReadBack)
+    expected = asked.expected
+    assert expected["namespaces"].split(",") == list(HOST.namespaces)
+    assert (expected["network"], expected["uid"], expected["seccomp"]) == ("loopback only", "200007", "filter")
+    assert asked.masked == ("/etc/shadow", "/root", "/proc/kcore")
+    assert asked.read_only == ("/", "/dev", "/proc/sys", "/proc/irq")
+    expected_with_network = the(steps_for(host), sandbox.ReadBack).expected
+    assert {name for name in expected if expected[name] != expected_with_network[name]} == {"namespaces", "network"}
 
 
 # What a job may see of the host.

@@ -188,7 +188,6 @@ class Launcher:
                     channel=channel,
                     cgroup=group,
                     effective_limits=effective_limits,
-                    isolation=sandbox.describe(spec, lease.uid),
                     wholeness=controls.describe_isolation(self._verdict.degraded),
                     uid=lease.uid,
                     steps=steps,

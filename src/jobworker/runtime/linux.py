@@ -168,8 +168,9 @@ def bind_read_only(source: str, target: str, *, recursive: bool = False) -> None
 
 
 def copy_device(source: str) -> int:
-    """A mount of the one device node at `source`, which works as a device; for `attach_mount`."""
-    return _copy_mount(source, 0, attr_set=_MOUNT_ATTR_NOSUID | _MOUNT_ATTR_NOEXEC, attr_clear=_MOUNT_ATTR_NODEV)
+    """A mount of the one device node at `source`, which works as a device and cannot be changed; for `attach_mount`."""
+    flags = _MOUNT_ATTR_RDONLY | _MOUNT_ATTR_NOSUID | _MOUNT_ATTR_NOEXEC
+    return _copy_mount(source, 0, attr_set=flags, attr_clear=_MOUNT_ATTR_NODEV)
 
 
 def attach_mount(tree: int, target: str) -> None:

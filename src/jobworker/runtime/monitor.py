@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, NoReturn, assert_never
+from typing import Any, Final, NoReturn, assert_never
 
 from jobworker.core.errors import ErrorCode, quoted
 from jobworker.core.lifecycle import (
@@ -71,8 +71,7 @@ class Assignment:
     channel: socket.socket
     cgroup: Cgroup
     effective_limits: dict[str, str]
-    isolation: dict[str, str]  # what the steps give, in words
-    wholeness: str  # whether that is all that a host should give
+    wholeness: str  # whether the host gives all the isolation that it should
     uid: int
     steps: Steps
     service_uid: int
@@ -223,7 +222,8 @@ class Monitor:
                 step.apply()
         except BaseException as error:  # noqa: BLE001 - the door between our code and the program's
             with contextlib.suppress(OSError):
-                os.write(self._status_end, json.dumps(_explain(self._job.spec, step, error)).encode())
+                failure = {"failure": _explain(self._job.spec, step, error)}
+                os.write(self._status_end, json.dumps(failure).encode() + b"\n")
         finally:
             os._exit(71)
 
@@ -233,16 +233,19 @@ class Monitor:
         while part := os.read(status, 65536):
             parts.append(part)
         os.close(status)
-        words = b"".join(parts)
-        if not words:
+        said: dict[str, Any] = {}
+        for line in b"".join(parts).splitlines():
+            said |= json.loads(line)
+        if failure := said.get("failure"):
+            raise StartError(wire.StartFailed(**failure))
+        if not ("isolation" in said and "at_the_door" in said):
             raise StartError(
                 wire.StartFailed(
                     ErrorCode.UNSUPPORTED.value,
                     "the job was killed before its program was loaded; its memory limit may be too small",
                 )
             )
-        if words != _AT_THE_DOOR:
-            raise StartError(wire.StartFailed(**json.loads(words.removeprefix(_AT_THE_DOOR))))
+        self._isolation: dict[str, str] = said["isolation"]
 
     def _abandon(self, failure: wire.StartFailed) -> None:
         """Leaves nothing behind of a start that failed, and then says so."""
@@ -328,7 +331,7 @@ class Monitor:
 
     def _sandbox(self) -> dict[str, str]:
         """The isolation in force, for the job's status."""
-        return {"isolation": self._job.wholeness} | self._job.isolation
+        return {"isolation": self._job.wholeness} | self._isolation
 
     # Output.
 
@@ -538,8 +541,8 @@ def _do_nothing(*_: object) -> None:
     """A handler, so that SIGCHLD interrupts the poll; what is to be done is done there."""
 
 
-#: What the child says right before exec, so that silence means that it was killed on the way.
-_AT_THE_DOOR: Final = b"\n"
+#: The child's last line before exec; without it the child was killed on the way.
+_AT_THE_DOOR: Final = b'{"at_the_door": true}\n'
 
 
 def _explain(spec: JobSpec, step: sandbox.Step | None, error: BaseException) -> dict[str, str | None]:
@@ -552,7 +555,7 @@ def _explain(spec: JobSpec, step: sandbox.Step | None, error: BaseException) -> 
     if isinstance(step, sandbox.EnterWorkdir):
         message = f"workdir: the job cannot enter {quoted(step.path)}: {os.strerror(number or errno.EACCES)}"
         return {"code": ErrorCode.INVALID_ARGUMENT.value, "message": message, "step": name}
-    detail = os.strerror(number) if number else type(error).__name__
+    detail = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
     message = f"this host cannot isolate the job: step {name} failed: {detail}; run jobworkerd check"
     return {"code": ErrorCode.UNSUPPORTED.value, "message": message, "step": name}
 

@@ -7,22 +7,23 @@ Order, as SECURITY.md lists it; each step is checked and a failure aborts the st
  3  cut mount propagation             9  groups, uid, capabilities, no_new_privs
  4  a read-only root beside the old  10  (Landlock)
  5  pivot into it, drop the old      11  close descriptors, seccomp
- 6  masks, /proc, /dev, /tmp         12  working directory, exec
+ 6  masks, /proc, /dev, /tmp         12  working directory, read back, exec
 """
 
 import contextlib
 import errno
+import json
 import os
-import re
 import resource
 import socket
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Protocol
 
 from jobworker.core.spec import JobSpec, Limits, MiB, Network
-from jobworker.runtime import linux, seccomp
+from jobworker.runtime import isolation, linux, seccomp
+from jobworker.runtime.mountinfo import parse_mountinfo
 
 #: Where a bare program name is looked up, and the job's own PATH.
 SEARCH_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -92,6 +93,8 @@ _KERNEL_FILE_SYSTEMS: Final = frozenset(
 )
 # Places where a job sees something of its own, so that nothing below needs a copy or a mask.
 _REPLACED: Final = ("/tmp", "/proc", "/sys", "/dev")  # noqa: S108
+_UMASK: Final = 0o022
+_OOM_SCORE: Final = 500
 _NOSUID_NODEV: Final = linux.MS_NOSUID | linux.MS_NODEV
 _MASKS: Final = "tmp"  # where the empty file and directory for masks stand until /tmp is mounted
 
@@ -305,22 +308,13 @@ class SetUmask:
 
 @dataclass(frozen=True, slots=True)
 class SetRlimits:
-    """Resource limits of the process, soft and hard, by number; never above what the server itself has."""
+    """Resource limits of the process, soft and hard, by number."""
 
     limits: tuple[tuple[int, int, int], ...]
 
     def apply(self) -> None:
         for number, soft, hard in self.limits:
-            ceiling = resource.getrlimit(number)[1]
-            # A server without CAP_SYS_RESOURCE cannot raise a hard limit.
-            resource.setrlimit(number, (_lower_rlimit(soft, ceiling), _lower_rlimit(hard, ceiling)))
-
-
-def _lower_rlimit(limit: int, ceiling: int) -> int:
-    """The stricter of two resource limits; RLIM_INFINITY is the mildest, whatever its number."""
-    if resource.RLIM_INFINITY in {limit, ceiling}:
-        return ceiling if limit == resource.RLIM_INFINITY else limit
-    return min(limit, ceiling)
+            resource.setrlimit(number, (soft, hard))
 
 
 @dataclass(frozen=True, slots=True)
@@ -402,6 +396,36 @@ class EnterWorkdir:
             raise PermissionError(errno.EACCES, "the working directory is outside of the job's root")
 
 
+class NotAsPlannedError(OSError):
+    """The kernel says that the process is confined otherwise than it was to be."""
+
+    def __init__(self, what: str, found: str) -> None:
+        super().__init__(errno.EPERM, f"the kernel says {what}: {found}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadBack:
+    """What the kernel says of the process is what was planned, and goes to the monitor, to be shown as it is."""
+
+    expected: Mapping[str, str]
+    outside: Mapping[str, int]
+    masked: tuple[str, ...]
+    read_only: tuple[str, ...]
+    report: int
+
+    def apply(self) -> None:
+        found = isolation.read(self.outside, self.masked, self.read_only, self.report)
+        for name, value in self.expected.items():
+            if found[name] != value:
+                raise NotAsPlannedError(name, found[name])
+        os.write(self.report, json.dumps({"isolation": found}).encode() + b"\n")
+
+    def expecting(self, **changes: str | None) -> "ReadBack":
+        """The same, where the kernel must say something else, or, for None, may say what it likes."""
+        expected = {**self.expected, **changes}
+        return replace(self, expected={name: value for name, value in expected.items() if value is not None})
+
+
 @dataclass(frozen=True, slots=True)
 class Exec:
     """Becomes the program: the one exec of a job."""
@@ -433,6 +457,7 @@ class HostView:
     file_systems: tuple[str, ...]
     masks: tuple[Mask, ...]
     proc_read_only: tuple[str, ...]
+    namespaces: Mapping[str, int]  # those of the host, by their numbers
 
     @classmethod
     def survey(cls, mountinfo: str, hidden: Iterable[str]) -> "HostView":
@@ -440,15 +465,16 @@ class HostView:
         masks = _masks((*_HIDDEN_DIRECTORIES, *_HIDDEN_FILES, *_glob_hidden(), *hidden))
         covered = (*_REPLACED, *(mask.path for mask in masks))
         file_systems = [
-            path
-            for path, kind in _mounts(mountinfo)
-            if kind not in _KERNEL_FILE_SYSTEMS and not _is_below(path, covered)
+            mount.path
+            for mount in parse_mountinfo(mountinfo)
+            if mount.kind not in _KERNEL_FILE_SYSTEMS and not _is_below(mount.path, covered)
         ]
         return cls(
             file_systems=("/", *sorted({path for path in file_systems if path != "/"})),
             masks=masks
             + tuple(Mask(f"/proc/{name}", Path(f"/proc/{name}").is_dir()) for name in _existing(_PROC_MASKED)),
             proc_read_only=tuple(f"/proc/{name}" for name in _existing(_PROC_READ_ONLY)),
+            namespaces=isolation.namespaces(),
         )
 
 
@@ -472,7 +498,7 @@ def plan(spec: JobSpec, host: HostView, job: Confinement) -> list[Step]:
     proc_masks = [mask for mask in host.masks if _is_below(mask.path, ("/proc",))]
     return [
         JoinCgroup(job.entry_files),
-        PreferForOom(500),
+        PreferForOom(_OOM_SCORE),
         NewNamespaces(namespaces),
         CutPropagation(),
         BuildRoot(host.file_systems),
@@ -486,10 +512,10 @@ def plan(spec: JobSpec, host: HostView, job: Confinement) -> list[Step]:
         MountScratch("/dev/shm", 64 * MiB, _NOSUID_NODEV | linux.MS_NOEXEC),  # noqa: S108
         MountScratch("/tmp", scratch, _NOSUID_NODEV),  # noqa: S108
         MakeWorkdir(DEFAULT_WORKDIR, job.uid, job.gid),
-        SetHostname(f"job-{job.job_id[:8]}"),
+        SetHostname(_hostname(job.job_id)),
         *([RaiseLoopback()] if spec.network is Network.NONE else []),
         NewSession(),
-        SetUmask(0o022),
+        SetUmask(_UMASK),
         SetRlimits(_rlimits(spec.limits)),
         DropBoundingSet(),
         BecomeUser(job.uid, job.gid),
@@ -499,6 +525,13 @@ def plan(spec: JobSpec, host: HostView, job: Confinement) -> list[Step]:
         CloseDescriptors(job.status_fd),
         FilterSystemCalls(seccomp.PROGRAM),
         EnterWorkdir(spec.workdir or DEFAULT_WORKDIR),
+        ReadBack(
+            expected=_expected(spec, job),
+            outside=host.namespaces,
+            masked=tuple(mask.path for mask in host.masks),
+            read_only=("/", "/dev", *host.proc_read_only),
+            report=job.status_fd,
+        ),
         Exec(_candidates(spec.program), (spec.program, *spec.args), tuple(_environment(spec, job.job_id).items())),
     ]
 
@@ -506,18 +539,34 @@ def plan(spec: JobSpec, host: HostView, job: Confinement) -> list[Step]:
 _UNLIMITED_SCRATCH: Final = 512 * MiB
 
 
-def describe(spec: JobSpec, uid: int) -> dict[str, str]:
-    """The isolation that `plan` gives, in words for the job's status."""
-    network = ",net" if spec.network is Network.NONE else ""
+def _expected(spec: JobSpec, job: Confinement) -> dict[str, str]:
+    """What `isolation.read` must find in a process that has gone through the plan."""
+    own_network = ["net"] if spec.network is Network.NONE else []
     return {
-        "namespaces": f"pid,mount,ipc,uts,cgroup{network}",
+        "namespaces": ",".join(["pid", "mount", *own_network, "ipc", "uts", "cgroup"]),
         "network": "loopback only" if spec.network is Network.NONE else "host",
-        "root": "host tree, read-only",
-        "uid": str(uid),
+        "root": "read-only",
+        "writable": "/dev/shm:noexec,/proc:noexec,/tmp",  # noqa: S108
+        "mounts": "nosuid,nodev",
+        "masks": "complete",
+        "knobs": "read-only",
+        "uid": str(job.uid),
+        "gid": str(job.gid),
+        "groups": "none",
         "capabilities": "none",
         "no_new_privs": "yes",
         "seccomp": "filter",
+        "rlimits": isolation.show_rlimits(_rlimits(spec.limits)),
+        "umask": f"{_UMASK:04o}",
+        "oom_score_adj": str(_OOM_SCORE),
+        "session": "own",
+        "descriptors": "0,1,2",
+        "hostname": _hostname(job.job_id),
     }
+
+
+def _hostname(job_id: str) -> str:
+    return f"job-{job_id[:8]}"
 
 
 def _candidates(program: str) -> tuple[str, ...]:
@@ -531,9 +580,9 @@ def _environment(spec: JobSpec, job_id: str) -> Mapping[str, str]:
 
 
 def _rlimits(limits: Limits) -> tuple[tuple[int, int, int], ...]:
-    unlimited = resource.RLIM_INFINITY
-    processes = unlimited if limits.pids is None else limits.pids
-    return (
+    """By number, soft and hard, in the order of a status; never above what the server itself has."""
+    processes = resource.RLIM_INFINITY if limits.pids is None else limits.pids
+    wanted = (
         (resource.RLIMIT_CORE, 0, 0),
         (resource.RLIMIT_NOFILE, 1024, 4096),
         (resource.RLIMIT_NPROC, processes, processes),
@@ -543,6 +592,19 @@ def _rlimits(limits: Limits) -> tuple[tuple[int, int, int], ...]:
         (resource.RLIMIT_NICE, 0, 0),
         (resource.RLIMIT_STACK, 8 * MiB, 64 * MiB),
     )
+    # A server without CAP_SYS_RESOURCE cannot raise a hard limit.
+    ceilings = {number: resource.getrlimit(number)[1] for number, _, _ in wanted}
+    return tuple(
+        (number, _lower_rlimit(soft, ceilings[number]), _lower_rlimit(hard, ceilings[number]))
+        for number, soft, hard in wanted
+    )
+
+
+def _lower_rlimit(limit: int, ceiling: int) -> int:
+    """The stricter of two resource limits; RLIM_INFINITY is the mildest, whatever its number."""
+    if resource.RLIM_INFINITY in {limit, ceiling}:
+        return ceiling if limit == resource.RLIM_INFINITY else limit
+    return min(limit, ceiling)
 
 
 def _masks(paths: Sequence[str]) -> tuple[Mask, ...]:
@@ -564,20 +626,9 @@ def _existing(names: Sequence[str]) -> list[str]:
     return [name for name in names if os.path.exists(f"/proc/{name}")]
 
 
-_ESCAPED: Final = re.compile(r"\\([0-7]{3})")
-
-
 def kernel_mounts(mountinfo: str) -> list[str]:
     """Where file systems are mounted that show the kernel itself, and that no job sees the host's instance of."""
-    return [path for path, kind in _mounts(mountinfo) if kind in _KERNEL_FILE_SYSTEMS]
-
-
-def _mounts(mountinfo: str) -> Iterable[tuple[str, str]]:
-    """Mount point and file system type of every line of mountinfo, as proc(5) escapes them."""
-    for line in mountinfo.splitlines():
-        fields, _, rest = line.partition(" - ")
-        path = _ESCAPED.sub(lambda match: chr(int(match[1], 8)), fields.split(" ")[4])
-        yield path, rest.split(" ")[0]
+    return [mount.path for mount in parse_mountinfo(mountinfo) if mount.kind in _KERNEL_FILE_SYSTEMS]
 
 
 def _is_below(path: str, tops: Iterable[str]) -> bool:

@@ -59,5 +59,7 @@ def do_without_root(step: sandbox.Step) -> Iterable[sandbox.Step]:
             return [BindDev()]
         case sandbox.BecomeUser():
             return []  # there is no other to become, and groups can be neither given nor taken
+        case sandbox.ReadBack(expected=expected):
+            return [step.expecting(namespaces=f"{expected['namespaces']},user", groups=None)]
         case _:
             return [step]
