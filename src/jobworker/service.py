@@ -10,7 +10,7 @@ import logging
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Self
@@ -23,6 +23,7 @@ from jobworker.core.job_id import check_job_id, new_job_id
 from jobworker.core.lifecycle import Ended, Finished, Pending, Phase, Running, State, Stopping, advance
 from jobworker.core.outcome import Ending, Lost, Outcome, OutputTotals, Usage
 from jobworker.core.spec import JobSpec, Network
+from jobworker.events import JobEvent, JobEvents
 from jobworker.job import JobStatus
 from jobworker.recovery import DeclareLost, Facts, judge
 from jobworker.runtime.controls import describe_isolation
@@ -114,6 +115,7 @@ class Service:
         self._live: dict[str, JobRecord] = {}
         self._starts: dict[str, asyncio.Task[None]] = {}
         self._streams: Counter[str] = Counter()
+        self._events = JobEvents()
         self._late: set[asyncio.Task[None]] = set()
         self._is_closing = False
 
@@ -331,12 +333,28 @@ class Service:
     async def reading(self, principal: Principal, job_id: str, request: OutputRequest) -> AsyncIterator[Reading]:
         """As `output`, for those who have to know before the first event whether there will be any."""
         record = await self._authorised(principal, Action.JOB_OUTPUT, job_id)
+        with self._counted(principal):
+            async with contextlib.aclosing(self._output(job_id, request)) as events:
+                yield Reading(events, is_live=not isinstance(record.phase, Ended))
+
+    @contextlib.asynccontextmanager
+    async def events(self, principal: Principal) -> AsyncIterator[AsyncIterator[JobEvent]]:
+        """Each job that the principal may see as it begins to run and when it has ended, from now on."""
+        await self._authorise(principal, Action.JOB_EVENTS, "", principal.name)
+        with (
+            self._counted(principal),
+            self._events.listen(lambda record: is_allowed(principal, Action.JOB_EVENTS, record.owner)) as events,
+        ):
+            yield events
+
+    @contextlib.contextmanager
+    def _counted(self, principal: Principal) -> Iterator[None]:
+        """One more stream of the principal's; EXHAUSTED when there are as many as there may be."""
         if self._streams[principal.name] >= self._quotas.max_streams_per_user:
             raise JobError(ErrorCode.EXHAUSTED, "you have as many open streams as you may; close some first")
         self._streams[principal.name] += 1
         try:
-            async with contextlib.aclosing(self._output(job_id, request)) as events:
-                yield Reading(events, is_live=not isinstance(record.phase, Ended))
+            yield
         finally:
             self._streams[principal.name] -= 1
 
@@ -424,6 +442,8 @@ class Service:
         before = self._live[status.id]
         after = _with_status(before, status)
         self._live[status.id] = after
+        if after.state is not before.state:
+            self._events.tell(after, self._clock())
         self._record_later(before.state, after)
 
     async def _on_end(self, status: JobStatus) -> None:
@@ -438,8 +458,9 @@ class Service:
             # The job directory has it for good; the database gets it when the disk has room again.
             self._live[status.id] = after
             self._record_later(before.state, after)
-            return
-        del self._live[status.id]
+        else:
+            del self._live[status.id]
+        self._events.tell(after, self._clock())
 
     def _record_later(self, expected: State, record: JobRecord) -> None:
         async def write() -> None:

@@ -16,6 +16,7 @@ from jobworker.access.policy import Action
 from jobworker.access.principal import Principal
 from jobworker.api.http import oauth, output
 from jobworker.api.http.door import Door, caller
+from jobworker.api.http.events import EVENTS_TYPE, server_sent
 from jobworker.api.http.identity import Identity
 from jobworker.api.http.presence import while_present
 from jobworker.api.http.schemas import (
@@ -35,6 +36,7 @@ from jobworker.api.http.schemas import (
     WaitForJob,
     token_of,
 )
+from jobworker.api.http.stream_answer import Hold, StreamAnswer, at_once
 from jobworker.core.errors import invalid
 from jobworker.core.signals import parse_signal
 from jobworker.core.spec import Limits
@@ -135,6 +137,14 @@ ROUTES: Final = (
         answer=None,
         failures=(*_ON_A_JOB, 503),
     ),
+    Route(
+        method="GET",
+        path="/events",
+        endpoint="events",
+        action=Action.JOB_EVENTS,
+        answer=None,
+        failures=(401, 403, 429, 503),
+    ),
     Route(method="POST", path="/oauth/token", endpoint="grant", action=None, answer=None),
     Route(method="POST", path="/oauth/revoke", endpoint="revoke", action=None, answer=None),
     Route(method="GET", path="/healthz", endpoint="health", action=None, answer=Health),
@@ -222,16 +232,20 @@ class _Endpoints:
         document = output.as_json(
             id, partial(self._service.reading, _principal(), id), wanted, timestamps=query.timestamps
         )
-        return output.StreamAnswer(output.at_once(document), self._hold(), "application/json")
+        return StreamAnswer(at_once(document), self._hold(), "application/json")
 
     async def stream(self, id: str, query: Annotated[StreamOutput, Query()], request: Request) -> Response:  # noqa: A002
         wanted = query.to_request(offset=query.offset, follow=query.follow, max_chunk=output.MAX_CHUNK)
         reading = self._service.reading(_principal(), id, wanted)
         if output.FRAMES_TYPE in request.headers.get("accept", ""):
             pieces = output.encoded(reading, output.framed, follow=query.follow)
-            return output.StreamAnswer(pieces, self._hold(), output.FRAMES_TYPE)
+            return StreamAnswer(pieces, self._hold(), output.FRAMES_TYPE)
         pieces = output.encoded(reading, output.raw(timestamps=query.timestamps), follow=query.follow)
-        return output.StreamAnswer(pieces, self._hold(), output.RAW_TYPE, output.attachment(id))
+        return StreamAnswer(pieces, self._hold(), output.RAW_TYPE, output.attachment(id))
+
+    async def events(self) -> Response:
+        told = server_sent(self._service.events(_principal()))
+        return StreamAnswer(told, self._hold(), EVENTS_TYPE)
 
     async def grant(self, request: Request) -> Response:
         return await oauth.grant(self._credentials, request)
@@ -242,7 +256,7 @@ class _Endpoints:
     async def health(self) -> Response:
         return _json(Health())
 
-    def _hold(self) -> output.Hold:
+    def _hold(self) -> Hold:
         return partial(self._identity.hold, caller.get())
 
     @contextlib.asynccontextmanager

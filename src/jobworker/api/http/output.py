@@ -4,16 +4,12 @@ import codecs
 import contextlib
 import json
 import struct
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from enum import IntEnum
 from typing import Final
 
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
-
-from jobworker.api.http.presence import while_present
 from jobworker.api.http.schemas import JobOutputTotals, status_of
 from jobworker.core.outcome import outcome_to_document
 from jobworker.core.times import LineStamps
@@ -22,51 +18,18 @@ from jobworker.service import OutputEnd, OutputRequest, Reading
 
 FRAMES_TYPE: Final = "application/vnd.jobworker.frames"
 RAW_TYPE: Final = "application/octet-stream"
-#: Larger than over gRPC: there is no message to be copied, and TLS works best on long pieces.
-MAX_CHUNK: Final = 256 * 1024
+#: Larger than over gRPC, since no message is made of it; from 128 KiB on malloc maps and faults each piece anew.
+MAX_CHUNK: Final = 127 * 1024
 _FRAME: Final = struct.Struct(">BxxxIQQ")  # kind, payload length, offset, time in nanoseconds
 
 Event = Chunk | OutputEnd
 Encode = Callable[[Event], bytes]
-Hold = Callable[[], AbstractAsyncContextManager[None]]
-#: Bytes in pieces, and whether the first of them may be long in coming.
-Pieces = AbstractAsyncContextManager[tuple[bool, AsyncIterator[bytes]]]
 
 
 class _Kind(IntEnum):
     STDOUT = 1
     STDERR = 2
     END = 3
-
-
-class StreamAnswer(Response):
-    """An answer that goes on: sent as it comes, ended when its reader goes or may not go on.
-
-    What fails before the first byte is an error with a status; what fails later cuts the connection.
-    """
-
-    def __init__(self, pieces: Pieces, hold: Hold, media_type: str, headers: Mapping[str, str] | None = None) -> None:
-        self.status_code = 200
-        self.media_type = media_type
-        self.background = None
-        self.init_headers(headers)
-        self._pieces = pieces
-        self._hold = hold
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - as ASGI has it
-        """Sends the whole answer."""
-        start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
-        async with self._hold(), while_present(receive), self._pieces as (is_slow, pieces):
-            if is_slow:
-                await send(start)
-            piece = await anext(pieces, None)
-            if not is_slow:
-                await send(start)
-            while piece is not None:
-                if piece:
-                    await send({"type": "http.response.body", "body": piece, "more_body": True})
-                piece = await anext(pieces, None)
-        await send({"type": "http.response.body", "body": b""})
 
 
 @contextlib.asynccontextmanager
@@ -154,12 +117,6 @@ async def as_json(
             head += lines.finish()
         head += b"],"
     yield head + b'"error":null}'
-
-
-@contextlib.asynccontextmanager
-async def at_once(pieces: AsyncIterator[bytes]) -> AsyncIterator[tuple[bool, AsyncIterator[bytes]]]:
-    """Pieces of which the first is not long in coming."""
-    yield False, pieces
 
 
 def attachment(job_id: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ from pydantic.alias_generators import to_camel
 
 from jobworker.api.http.words import Argument, Word
 from jobworker.core.errors import invalid
-from jobworker.core.lifecycle import Ended, Pending, State
+from jobworker.core.lifecycle import Ended, Pending, Phase, State
 from jobworker.core.outcome import Exited, OutputTotals, Usage, outcome_to_document
 from jobworker.core.spec import JobSpec, Limits, Network, OnOutputLimit
 from jobworker.core.times import parse_time, rfc3339
@@ -40,13 +40,13 @@ class _Query(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, extra="forbid")
 
 
-class _Answer(BaseModel):
+class Answer(BaseModel):
     """What a caller is told."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
 
 
-class Failure(_Answer):
+class Failure(Answer):
     """What went wrong, in words; nothing else is told."""
 
     error: str = Field(examples=["Error: job not found"])
@@ -251,7 +251,7 @@ _Outcome = Annotated[
 ]
 
 
-class JobLimits(_Answer):
+class JobLimits(Answer):
     """The limits of a job; null is unlimited."""
 
     cpu: float | None
@@ -277,7 +277,7 @@ class JobLimits(_Answer):
 _USAGE: Final = {"memory_current": "memory_current_bytes", "memory_peak": "memory_peak_bytes"}
 
 
-class JobUsage(_Answer):
+class JobUsage(Answer):
     """What a job has used so far; null where the host cannot tell."""
 
     cpu_seconds: float | None
@@ -303,7 +303,7 @@ class JobUsage(_Answer):
         return cls.model_construct(**{_USAGE.get(name, name): amount for name, amount in usage.to_document().items()})
 
 
-class JobOutputTotals(_Answer):
+class JobOutputTotals(Answer):
     """How much a job has written, and how much of it was dropped and why."""
 
     stdout_bytes: int
@@ -317,7 +317,7 @@ class JobOutputTotals(_Answer):
         return cls.model_construct(**totals.to_document())
 
 
-class Job(_Answer):
+class Job(Answer):
     """A job as it is now."""
 
     id: str = Field(examples=[EXAMPLE_ID])
@@ -361,7 +361,7 @@ class Job(_Answer):
         return cls.model_construct(
             id=record.id,
             status=status_of(record.state),
-            exit_code=outcome.code if isinstance(outcome, Exited) else None,
+            exit_code=exit_code_of(record.phase),
             owner=record.owner,
             name=record.spec.name,
             labels=dict(record.spec.labels),
@@ -390,14 +390,14 @@ class Job(_Answer):
         return job
 
 
-class JobRef(_Answer):
+class JobRef(Answer):
     """The job that was acted on."""
 
     id: str = Field(examples=[EXAMPLE_ID])
     error: None = None
 
 
-class JobPage(_Answer):
+class JobPage(Answer):
     """Some jobs, newest first, and where the next page begins; null behind the last job."""
 
     jobs: list[Job]
@@ -405,7 +405,7 @@ class JobPage(_Answer):
     error: None = None
 
 
-class JobLines(_Answer):
+class JobLines(Answer):
     """What a job has written so far, as lines."""
 
     id: str = Field(examples=[EXAMPLE_ID])
@@ -414,7 +414,7 @@ class JobLines(_Answer):
     error: None = None
 
 
-class Health(_Answer):
+class Health(Answer):
     """That the server is there."""
 
     status: Literal["ok"] = "ok"
@@ -423,6 +423,12 @@ class Health(_Answer):
 def status_of(state: State) -> str:
     """A state as this API spells it."""
     return state.value.capitalize()
+
+
+def exit_code_of(phase: Phase) -> int | None:
+    """The program's own exit code; None while it runs and when something else ended it."""
+    outcome = phase.ending.outcome if isinstance(phase, Ended) else None
+    return outcome.code if isinstance(outcome, Exited) else None
 
 
 def token_of(cursor: int | None) -> str | None:
