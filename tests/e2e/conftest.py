@@ -20,6 +20,7 @@ from typing import Any
 
 import grpc
 import pytest
+from e2e.https import Https
 from host import JOB_PYTHON, job_groups
 
 from jobworker.client.context import Context
@@ -63,6 +64,7 @@ class Daemon:
         self.process: Any = None  # the one of `serve`, while it runs
         self.log = directory.parent / "log"
         self.address = ""
+        self.https = ""
 
     # What its operator does.
 
@@ -79,9 +81,16 @@ class Daemon:
 
     def init(self, *users: str) -> None:
         """Makes the state directory, for a free port, and contexts for `users`."""
-        self.address = f"127.0.0.1:{free_port()}"
+        self.address, self.https = (f"127.0.0.1:{free_port()}" for _ in range(2))
         # What the commands do, without a process each.
-        init(self.directory, [], None, "jobworker.internal", Address.parse(self.address))
+        init(
+            self.directory,
+            [],
+            None,
+            "jobworker.internal",
+            Address.parse(self.address),
+            listen_https=Address.parse(self.https),
+        )
         for user in users:
             add(self.directory, user)
 
@@ -193,6 +202,12 @@ class Daemon:
     def client(self, user: str = "alice"):
         """The Python client, connected."""
         return JobClient.connect(self.context(user))
+
+    def https_as(self, user: str | None = "alice", token: str | None = None) -> Https:
+        """The HTTPS door with a user's token, with another one, or with none."""
+        if user is not None and token is None:
+            token = (self.directory / "clients" / user / "token").read_text().strip()
+        return Https(self.https, self.directory / "pki/bundle.crt", token)
 
     def jobctl_command(self, *arguments: object, user: str = "alice") -> list[str]:
         place = str(self.directory / "clients" / user)

@@ -116,6 +116,16 @@ def issue_user(issuer: CertifiedKey, name: str, trust_domain: str, now: float, t
     return _certify(name, issuer, now, ttl, _leaf([identity], ExtendedKeyUsageOID.CLIENT_AUTH))
 
 
+def hosts_of(chain_pem: bytes) -> list[str]:
+    """The names and addresses that the first certificate of `chain_pem` may serve; KeyRefused when it has none."""
+    try:
+        leaf, *_ = x509.load_pem_x509_certificates(chain_pem)
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, x509.ExtensionNotFound):
+        raise KeyRefused("the server's certificate cannot be read; name the hosts of a new one with --host") from None
+    return [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
+
+
 def check_trust_domain(text: str) -> str:
     """`text` when it can be a SPIFFE trust domain; otherwise INVALID_ARGUMENT."""
     if not _TRUST_DOMAIN.fullmatch(text):

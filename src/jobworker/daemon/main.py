@@ -164,6 +164,14 @@ def _token_revoke(options: argparse.Namespace) -> int:
     return 0
 
 
+def _cert_renew(options: argparse.Namespace) -> int:
+    from jobworker.daemon import server_certificate  # noqa: PLC0415
+
+    not_after = server_certificate.renew(options.dir, options.host, ttl=options.ttl)
+    _say(f"the server's certificate is valid until {_moment(not_after)}; a running server takes it by itself")
+    return 0
+
+
 def _audit_verify(options: argparse.Namespace) -> int:
     from jobworker.daemon.state import open_database  # noqa: PLC0415
     from jobworker.store import audit  # noqa: PLC0415
@@ -244,13 +252,7 @@ def _parser() -> argparse.ArgumentParser:
 
     init = _verb(verbs, "init", _init, "make a state directory: configuration, certificates, first admin")
     _add_dir(init, "the directory to make")
-    init.add_argument(
-        "--host",
-        action="append",
-        default=[],
-        metavar="H",
-        help="a name or address that clients dial; contexts name the first",
-    )
+    _add_hosts(init, "a name or address that clients dial; contexts name the first")
     init.add_argument("--listen", type=_word(Address.parse), default="127.0.0.1:50051", metavar="HOST:PORT")
     init.add_argument(
         "--listen-https",
@@ -296,11 +298,16 @@ def _parser() -> argparse.ArgumentParser:
     revoke = _verb(token, "revoke", _token_revoke, "refuse a token from now on, on open connections too")
     revoke.add_argument("id", metavar="ID", help="as token list shows it")
 
+    cert = _group(verbs, "cert", "what the server proves itself with")
+    cert_renew = _verb(cert, "renew", _cert_renew, "make a new key and certificate for the server")
+    _add_hosts(cert_renew, "a name or address that clients dial; default: those of the old certificate")
+    cert_renew.add_argument("--ttl", type=_word(parse_duration), default="30d", help="how long it is valid")
+
     audit = _group(verbs, "audit", "who did what")
     verify = _verb(audit, "verify", _audit_verify, "prove that no record was changed, removed or moved")
     verify.add_argument("--checkpoint", type=_checkpoint, metavar="NUMBER:HASH", help="what an earlier verify printed")
     export = _verb(audit, "export", _audit_export, "print every record as a line of JSON")
-    for verb in (add, renew, remove, deny, listing, create, tokens, revoke, verify, export):
+    for verb in (add, renew, remove, deny, listing, create, tokens, revoke, cert_renew, verify, export):
         _add_dir(verb, "the directory that init has made")
 
     serve = _verb(verbs, "serve", _serve, "run the server until SIGTERM")
@@ -329,6 +336,10 @@ def _group(verbs: _Verbs, name: str, about: str) -> _Verbs:
 
 def _add_dir(verb: argparse.ArgumentParser, meaning: str) -> None:
     verb.add_argument("--dir", type=Path, required=True, metavar="DIR", help=meaning)
+
+
+def _add_hosts(verb: argparse.ArgumentParser, meaning: str) -> None:
+    verb.add_argument("--host", action="append", default=[], metavar="H", help=meaning)
 
 
 def _word(parse: Callable[[str], object]) -> Callable[[str], object]:

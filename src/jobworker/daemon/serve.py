@@ -15,12 +15,13 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from jobworker.core.errors import ErrorCode, JobError
-from jobworker.daemon.config import LIMITS, Account, Address, Config, ConfigRefused
+from jobworker.daemon.config import LIMITS, Account, Config, ConfigRefused
 from jobworker.daemon.state import DATABASE
 from jobworker.runtime import linux
 from jobworker.runtime.controls import describe_isolation
@@ -30,9 +31,7 @@ from jobworker.worker import bootstrap
 
 if TYPE_CHECKING:
     from jobworker.api.held_calls import HeldCalls
-    from jobworker.api.tls import TlsFiles
     from jobworker.service import Service
-    from jobworker.store.database import Database
 
 _log: Final = logging.getLogger("jobworkerd")
 _RECHECK_SECONDS: Final = 1.0
@@ -178,7 +177,11 @@ async def _serve(config: Config, launcher: LauncherClient) -> None:
     from jobworker.api.grpc.identity import Identity  # noqa: PLC0415
     from jobworker.api.grpc.server import GrpcServer  # noqa: PLC0415
     from jobworker.api.held_calls import HeldCalls  # noqa: PLC0415
-    from jobworker.api.tls import TlsFiles  # noqa: PLC0415
+    from jobworker.api.http.app import make_app  # noqa: PLC0415
+    from jobworker.api.http.identity import Identity as BearerIdentity  # noqa: PLC0415
+    from jobworker.api.http.server import HttpServer  # noqa: PLC0415
+    from jobworker.api.tls import ServerCertificate, TlsFiles  # noqa: PLC0415
+    from jobworker.credentials import Credentials  # noqa: PLC0415
     from jobworker.service import Quotas, Service  # noqa: PLC0415
     from jobworker.store.database import Database  # noqa: PLC0415
 
@@ -207,34 +210,30 @@ async def _serve(config: Config, launcher: LauncherClient) -> None:
         bundle = TrustBundle.from_pem(config.tls.ca.read_bytes())
         held = HeldCalls()
         identity = Identity(database, bundle, config.tls.trust_domain, held)
-        watch = AccessWatch(config.directory / f"{DATABASE}-wal", held.recheck)
+        certificate = ServerCertificate(
+            TlsFiles(key=config.tls.key, certificate=config.tls.certificate, ca=config.tls.ca)
+        )
         try:
-            tls = TlsFiles(key=config.tls.key, certificate=config.tls.certificate, ca=config.tls.ca)
-            doors: dict[str, Door] = {}
-            doors["grpc"] = await GrpcServer.start(service, identity, config.jobs.default, str(config.server.grpc), tls)
-            if config.server.https is not None:
-                doors["https"] = await _open_https(config.server.https, config, service, database, held, tls)
-            _tell_ready(config, doors)
-            await stop.wait()
-            await _leave(config, service, held, doors)
+            with ExitStack() as watches:
+                _watch(watches, config.directory / f"{DATABASE}-wal", held.recheck)
+                for place in {config.tls.key.parent, config.tls.certificate.parent}:
+                    _watch(watches, place, certificate.reload)
+                doors: dict[str, Door] = {}
+                doors["grpc"] = await GrpcServer.start(
+                    service, identity, config.jobs.default, str(config.server.grpc), certificate
+                )
+                if config.server.https is not None:
+                    credentials = Credentials(database)
+                    app = make_app(service, credentials, BearerIdentity(credentials, held), config.jobs.default)
+                    address = config.server.https
+                    doors["https"] = await HttpServer.start(app, address.host, address.port, certificate)
+                _tell_ready(config, doors)
+                await stop.wait()
+                await _leave(config, service, held, doors)
         finally:
-            watch.close()
             await service.close()
     finally:
         await database.close()
-
-
-async def _open_https(  # noqa: PLR0913, PLR0917 - everything there is, put together
-    address: Address, config: Config, service: "Service", database: "Database", held: "HeldCalls", tls: "TlsFiles"
-) -> Door:
-    from jobworker.api.http.app import make_app  # noqa: PLC0415
-    from jobworker.api.http.identity import Identity  # noqa: PLC0415
-    from jobworker.api.http.server import HttpServer  # noqa: PLC0415
-    from jobworker.credentials import Credentials  # noqa: PLC0415
-
-    credentials = Credentials(database)
-    app = make_app(service, credentials, Identity(credentials, held), config.jobs.default)
-    return await HttpServer.start(app, address.host, address.port, tls)
 
 
 def _tell_ready(config: Config, doors: Mapping[str, Door]) -> None:
@@ -267,26 +266,34 @@ def _notify_service_manager(state: bytes) -> None:
             _log.warning("the service manager could not be told: %s", error.strerror)
 
 
-class AccessWatch:
-    """Calls `recheck` soon after the database was written to: also by `jobworkerd user remove`.
+def _watch(watches: ExitStack, path: Path, act: Callable[[], None]) -> None:
+    try:
+        watches.callback(ChangeWatch(path, act).close)
+    except PermissionError:
+        _log.warning("%s cannot be watched: what changes there is seen after a restart", path)
+
+
+class ChangeWatch:
+    """Calls `act` soon after a file was written to, or after a directory's files changed in any way.
 
     Told by the kernel, at most once a second, so that an idle server does nothing at all.
     """
 
-    def __init__(self, log: Path, recheck: Callable[[], None]) -> None:
-        self._recheck = recheck
+    def __init__(self, path: Path, act: Callable[[], None]) -> None:
+        self._act = act
         self._due: asyncio.TimerHandle | None = None
+        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._inotify = Inotify.open()
-        self._file = os.open(log, os.O_RDONLY | os.O_CLOEXEC)
-        self._watch = self._inotify.watch(self._file, self._on_write)
+        events = linux.IN_CHANGED if path.is_dir() else linux.IN_MODIFY
+        self._watch = self._inotify.watch(self._file, self._on_change, events)
 
-    def _on_write(self) -> None:
+    def _on_change(self) -> None:
         if self._due is None:
             self._due = asyncio.get_running_loop().call_later(_RECHECK_SECONDS, self._run)
 
     def _run(self) -> None:
         self._due = None
-        self._recheck()
+        self._act()
 
     def close(self) -> None:
         """No more calls."""

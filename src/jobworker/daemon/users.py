@@ -57,7 +57,7 @@ def add(state: Path, name: str, *, role: Role = Role.USER, ttl: float = USER_TTL
     The user is on record before the context appears; if only that fails, `renew` makes it.
     """
     check_user_name(name)
-    issuer = _Issuer.of(state)
+    issuer = Issuer.of(state)
     directory = _context_directory(state, name, out)
     with open_database(state) as database:
         former = database.read(lambda connection: users.get(connection, name))
@@ -85,7 +85,7 @@ def add(state: Path, name: str, *, role: Role = Role.USER, ttl: float = USER_TTL
 def renew(state: Path, name: str, *, ttl: float = USER_TTL, out: Path | None = None) -> Context:
     """A context with a new key and certificate for a user there is; what the old one can do stays until it expires."""
     check_user_name(name)
-    issuer = _Issuer.of(state)
+    issuer = Issuer.of(state)
     directory = _context_directory(state, name, out)
     if os.path.lexists(directory) and not (directory / _CONTEXT).is_file():
         raise UserRefused(f"{directory} exists and is no context; name another directory with --out")
@@ -188,23 +188,26 @@ key = "client.key"
 
 
 @dataclass(frozen=True, slots=True)
-class _Issuer:
+class Issuer:
     """The issuing CA of one state directory, with what its certificates and contexts say."""
 
     config: Config
     authority: CertifiedKey
 
     @classmethod
-    def of(cls, state: Path) -> "_Issuer":
+    def of(cls, state: Path) -> "Issuer":
+        """The one of `state`; UserRefused for whoever did not make it."""
         config = Config.load(state / FILE_NAME)
         authority = _own_directory(state / AUTHORITY)
         key = read_key(authority / "issuing.key", "issuing CA's key")
         return cls(config, CertifiedKey.from_pem((authority / "issuing.crt").read_bytes(), key))
 
     def issue(self, name: str, at: float, ttl: float) -> CertifiedKey:
+        """A new key and certificate for a user."""
         return issue_user(self.authority, name, self.config.tls.trust_domain, at, ttl)
 
     def context_files(self, name: str, issued: CertifiedKey, token: Token) -> dict[str, bytes]:
+        """The files of a user's context."""
         chain = issued.certificate_pem() + self.authority.certificate_pem()
         bundle = self.config.tls.ca.read_bytes()
         return context_files(self.config.server, name, bundle=bundle, chain=chain, key=issued.key_pem(), token=token)

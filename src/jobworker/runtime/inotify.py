@@ -34,12 +34,12 @@ class Inotify:
         self._loop.remove_reader(self._fd)
         os.close(self._fd)
 
-    def watch(self, file: int, callback: Callback) -> "Watch":
-        """Calls `callback` after each write to the file behind descriptor `file`.
+    def watch(self, file: int, callback: Callback, events: int = linux.IN_MODIFY) -> "Watch":
+        """Calls `callback` after each write to the file behind descriptor `file`, or after other `events`.
 
-        Writes that come before the event loop turns are told once. Several may watch one file.
+        What comes before the event loop turns is told once. Several may watch one file for the same.
         """
-        number = linux.inotify_add_watch(self._fd, f"/proc/self/fd/{file}", linux.IN_MODIFY)
+        number = linux.inotify_add_watch(self._fd, f"/proc/self/fd/{file}", events)
         self._callbacks.setdefault(number, set()).add(callback)
         return Watch(self, number, callback)
 

@@ -19,7 +19,7 @@ from jobworker.api.grpc import convert
 from jobworker.api.grpc._generated import jobworker_pb2 as pb2
 from jobworker.api.grpc._generated import jobworker_pb2_grpc as pb2_grpc
 from jobworker.api.grpc.identity import Identity
-from jobworker.api.tls import TlsFiles
+from jobworker.api.tls import ServerCertificate
 from jobworker.core.errors import ErrorCode, JobError, invalid
 from jobworker.core.spec import Limits
 from jobworker.service import OutputEnd, Service
@@ -72,7 +72,9 @@ class GrpcServer:
         self.port = port
 
     @classmethod
-    async def start(cls, service: Service, identity: Identity, defaults: Limits, address: str, tls: TlsFiles) -> Self:
+    async def start(
+        cls, service: Service, identity: Identity, defaults: Limits, address: str, certificate: ServerCertificate
+    ) -> Self:
         """Serves on `address`; OSError when its port is taken.
 
         TLS 1.3 only: GRPC_SSL_CIPHER_SUITES must have been set before grpc was imported.
@@ -84,11 +86,7 @@ class GrpcServer:
         checks = health.aio.HealthServicer()  # type: ignore[attr-defined]  # not in the stubs
         health_pb2_grpc.add_HealthServicer_to_server(checks, server)
         reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        credentials = grpc.ssl_server_credentials(
-            [(tls.key.read_bytes(), tls.certificate.read_bytes())],
-            root_certificates=tls.ca.read_bytes(),
-            require_client_auth=True,
-        )
+        credentials = _credentials(certificate)
         try:
             port = server.add_secure_port(address, credentials)
         except RuntimeError as error:
@@ -102,6 +100,28 @@ class GrpcServer:
         """No new calls; short ones finish within `grace` seconds, long ones are ended by `HeldCalls.end_all`."""
         await self._checks.enter_graceful_shutdown()
         await self._server.stop(grace)
+
+
+def _credentials(certificate: ServerCertificate) -> grpc.ServerCredentials:
+    """Shows the certificate as it is at each handshake, and asks for the user's."""
+    shown = certificate.pem
+
+    def configuration() -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration([shown], root_certificates=certificate.ca)
+
+    def changed() -> grpc.ServerCertificateConfiguration | None:
+        # Called by grpc, on a thread of its own choice, before every handshake.
+        nonlocal shown
+        if certificate.pem == shown:
+            return None
+        shown = certificate.pem
+        return configuration()
+
+    return grpc.dynamic_ssl_server_credentials(
+        configuration(),
+        changed,  # type: ignore[arg-type]  # the stubs forget that None means no change
+        require_client_authentication=True,
+    )
 
 
 class _Rpcs(pb2_grpc.JobWorkerServicer):

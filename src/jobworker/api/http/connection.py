@@ -53,7 +53,7 @@ class Connection(HttpToolsProtocol):
     """
 
     def __init__(
-        self, config: Config, state: ServerState, limits: ConnectionLimits, on_lost: Callable[["Connection"], None]
+        self, config: Config, state: ServerState, limits: ConnectionLimits, on_lost: Callable[[], None]
     ) -> None:
         super().__init__(config=config, server_state=state, app_state={}, _loop=asyncio.get_running_loop())
         self.timeout_keep_alive = limits.idle_seconds  # type: ignore[assignment]  # declared as int, used as any number
@@ -75,7 +75,7 @@ class Connection(HttpToolsProtocol):
         self._set_deadline(None)
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
-        self._on_lost(self)
+        self._on_lost()
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():

@@ -11,6 +11,7 @@ from enum import IntEnum
 from typing import Final
 
 from jobworker.api.http.schemas import JobOutputTotals, status_of
+from jobworker.core.job_id import check_job_id
 from jobworker.core.outcome import outcome_to_document
 from jobworker.core.times import LineStamps
 from jobworker.runtime.output_log import Chunk, Stream
@@ -121,4 +122,4 @@ async def as_json(
 
 def attachment(job_id: str) -> dict[str, str]:
     """The headers of output in raw bytes: never shown by a browser, whatever is in them."""
-    return {"content-disposition": f'attachment; filename="{job_id}.output"'}
+    return {"content-disposition": f'attachment; filename="{check_job_id(job_id)}.output"'}

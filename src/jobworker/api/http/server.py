@@ -13,7 +13,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from jobworker.api.http.connection import Connection, ConnectionLimits
-from jobworker.api.tls import TlsFiles, https_context
+from jobworker.api.tls import ServerCertificate
 
 _log: Final = logging.getLogger(__name__)
 _ACCEPTED_AT_ONCE: Final = 64  # then the others' turn comes
@@ -32,10 +32,13 @@ class DoorLimits:
     connection: ConnectionLimits = ConnectionLimits()
 
 
+_DOOR_LIMITS: Final = DoorLimits()
+
+
 class HttpServer:
     """A running HTTPS server."""
 
-    def __init__(self, app: Any, listener: socket.socket, tls: TlsFiles, limits: DoorLimits) -> None:
+    def __init__(self, app: Any, listener: socket.socket, certificate: ServerCertificate, limits: DoorLimits) -> None:
         """Use `HttpServer.start`."""
         self._config = Config(
             app,
@@ -57,17 +60,18 @@ class HttpServer:
         self._loop = asyncio.get_running_loop()
         self._listener = listener
         self._limits = limits
-        self._context = https_context(tls)
+        self._certificate = certificate
         self._open = 0
         self._addresses: Counter[str] = Counter()
         self._handshakes: set[asyncio.Task[None]] = set()
-        self._connections: set[Connection] = set()
         self._is_stopping = False
         self.port: int = listener.getsockname()[1]
         self._loop.add_reader(listener, self._accept)
 
     @classmethod
-    async def start(cls, app: Any, host: str, port: int, tls: TlsFiles, limits: DoorLimits | None = None) -> Self:
+    async def start(
+        cls, app: Any, host: str, port: int, certificate: ServerCertificate, limits: DoorLimits = _DOOR_LIMITS
+    ) -> Self:
         """Serves the ASGI application on `host` and `port`; OSError when the port is taken."""
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
         family, _, _, _, address = found[0]
@@ -76,7 +80,7 @@ class HttpServer:
         except OSError as error:
             raise OSError(f"cannot listen on {host}:{port}: the address is taken or not this host's") from error
         listener.setblocking(False)
-        return cls(app, listener, tls, limits or DoorLimits())
+        return cls(app, listener, certificate, limits)
 
     async def stop(self, grace: float) -> None:
         """No new calls; what runs may finish within `grace` seconds, then every connection is cut."""
@@ -85,14 +89,14 @@ class HttpServer:
         self._listener.close()
         for task in self._handshakes:
             task.cancel()
-        for connection in tuple(self._connections):
+        for connection in self._connections():
             connection.shutdown()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace):
                 while self._state.tasks:
                     await asyncio.wait(self._state.tasks)
                 await asyncio.sleep(0)
-        for connection in tuple(self._connections):
+        for connection in self._connections():
             connection.abort()
 
     def _accept(self) -> None:
@@ -129,29 +133,27 @@ class HttpServer:
         _watch_for_silence(peer)
         is_made = False
 
-        def forget(connection: Connection) -> None:
-            self._connections.discard(connection)
-            self._leave(host)
-
         def made() -> Connection:
-            return Connection(self._config, self._state, self._limits.connection, forget)
+            return Connection(self._config, self._state, self._limits.connection, on_lost=lambda: self._leave(host))
 
         try:
-            _, connection = await self._loop.connect_accepted_socket(
+            await self._loop.connect_accepted_socket(
                 made,
                 peer,
-                ssl=self._context,
+                ssl=self._certificate.https,
                 ssl_handshake_timeout=self._limits.handshake_seconds,
                 ssl_shutdown_timeout=self._limits.farewell_seconds,
             )
             is_made = True
-            self._connections.add(connection)
         except (OSError, asyncio.CancelledError):
             pass  # no TLS 1.3, no patience, or gone; ssl's errors are of these
         finally:
             if not is_made:
                 peer.close()
                 self._leave(host)
+
+    def _connections(self) -> list[Connection]:
+        return [connection for connection in self._state.connections if isinstance(connection, Connection)]
 
     def _leave(self, host: str) -> None:
         self._open -= 1
