@@ -180,6 +180,21 @@ async def test_the_hosts_network_is_for_admins(service: Service, database: Datab
     assert trail(database)[1:] == [("root", "job.start", job.record.id, "allowed")]
 
 
+async def test_a_role_with_a_list_of_programs_starts_no_other(state: Path, database: Database) -> None:
+    """A8. Nor makes an approved one load what nobody has approved; admins, who have no list, may."""
+    quotas = Quotas(programs={Role.USER: ("/usr/bin/sleep",)})
+    async with serving(state, database, quotas) as service:
+        other = JobSpec(program="/usr/bin/env")
+        assert await refused(service.start(ALICE, other, None)) is ErrorCode.PERMISSION_DENIED
+        assert [decision for _, _, _, decision in trail(database)] == ["allowed", "denied"]
+        assert database.read(jobs.unfinished) == []
+        loading = replace(SLEEP, env={"LD_PRELOAD": "/usr/lib/other.so"})
+        assert await refused(service.start(ALICE, loading, None)) is ErrorCode.INVALID_ARGUMENT
+        for who, spec in ((ALICE, SLEEP), (ROOT, other), (ROOT, loading)):
+            assert (await start(service, who, spec)).record.state in {State.RUNNING, State.COMPLETED}
+        await end_everything(service)
+
+
 # The life of a record.
 
 

@@ -48,6 +48,7 @@ class Quotas:
     max_jobs_per_user: int = 1000
     max_streams_per_user: int = 256
     ceilings: Mapping[Role, Ceiling] = field(default_factory=dict)
+    programs: Mapping[Role, tuple[str, ...]] = field(default_factory=dict)  # the only ones of a role that is in it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +161,8 @@ class Service:
         if spec.network is Network.HOST:
             await self._authorise(principal, Action.NETWORK_HOST, "", principal.name)
         self._quotas.ceilings.get(principal.role, Ceiling()).check(spec.limits)
+        if principal.role in self._quotas.programs:
+            _check_loader(spec)
         cut_short: JobRecord | None = None
         if idempotency_key is not None:
             known = self._database.read(lambda rows: jobs.by_idempotency_key(rows, principal.name, idempotency_key))
@@ -201,10 +204,13 @@ class Service:
             del self._live[record.id]
             raise
         try:
-            status = await self._worker.start(record.spec, job_id=record.id)
-        except JobError:
+            programs = self._quotas.programs.get(principal.role)
+            status = await self._worker.start(record.spec, job_id=record.id, programs=programs)
+        except JobError as error:
             del self._live[record.id]
             await self._database.write(lambda connection: jobs.delete(connection, record.id))
+            if error.code is ErrorCode.PERMISSION_DENIED:  # only who opened the file could tell
+                await self._audit(principal, Action.JOB_START, record.id, "denied", record.spec.program)
             raise
         if record.id in self._live and not isinstance(status.phase, Ended):
             self._update(status)
@@ -514,6 +520,13 @@ class Service:
             await self._worker.stop(job_id, by=self._live[job_id].owner)
         except JobError as error:
             _log.info("job %s ended before an earlier stop could be repeated: %s", job_id, error.message)
+
+
+def _check_loader(spec: JobSpec) -> None:
+    """Refuses what makes an approved program load code that nobody has approved; ld.so(8)."""
+    for name in spec.env:
+        if name.startswith("LD_") or name == "GLIBC_TUNABLES":
+            raise invalid("env", name, "no variables of the dynamic loader, since your role has a list of programs")
 
 
 def _set_ended(connection: sqlite3.Connection, record: JobRecord) -> None:

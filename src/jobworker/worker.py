@@ -16,7 +16,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -145,8 +145,13 @@ class Worker:
 
     # Acting on jobs.
 
-    async def start(self, spec: JobSpec, *, job_id: str | None = None) -> JobStatus:
+    async def start(
+        self, spec: JobSpec, *, job_id: str | None = None, programs: Sequence[str] | None = None
+    ) -> JobStatus:
         """Starts the program and returns when it runs.
+
+        With `programs`, absolute paths, it is started only when it is one of these files, whatever
+        its own name; PERMISSION_DENIED otherwise.
 
         When it cannot run, the error says why and nothing of the try is left. A caller that is
         cancelled does not cancel the start.
@@ -155,7 +160,7 @@ class Worker:
         if job.id in self._jobs or os.path.lexists(self._jobs_dir / job.id):
             raise JobError(ErrorCode.INVALID_ARGUMENT, "a job of this id exists")
         self._jobs[job.id] = job
-        task = asyncio.create_task(self._start(job))
+        task = asyncio.create_task(self._start(job, None if programs is None else tuple(programs)))
         self._keep(task)
         await asyncio.shield(task)
         return job.status()
@@ -321,10 +326,10 @@ class Worker:
         finally:
             os.close(directory)
 
-    async def _start(self, job: Job) -> None:
+    async def _start(self, job: Job, programs: tuple[str, ...] | None) -> None:
         try:
             async with self._starts:
-                request = job_dir.Request(job.spec, job.created_at, self._boot_id)
+                request = job_dir.Request(job.spec, job.created_at, self._boot_id, programs)
                 try:
                     directory = job_dir.create(self._jobs_dir, job.id, request)
                 except OSError as error:

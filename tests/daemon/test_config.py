@@ -58,6 +58,8 @@ output = 1000
 cpu = "2500m"
 output = "unlimited"
 memory = "1G"
+[jobs.programs]
+user = ["/usr/bin/python3", "/usr/bin/true"]
 [isolation]
 allow_degraded = ["seccomp"]
 """
@@ -76,6 +78,7 @@ allow_degraded = ["seccomp"]
     assert config.jobs.default == Limits(cpu=0.5, memory=64 * MiB, pids=None, timeout=3600.0, output_bytes=1000)
     assert config.jobs.ceilings[Role.ADMIN] == Ceiling(cpu=2.5, memory=1024 * MiB)
     assert config.jobs.ceilings[Role.USER] == Jobs().ceilings[Role.USER]
+    assert config.jobs.programs == {Role.USER: ("/usr/bin/python3", "/usr/bin/true")}
     assert config.isolation.allow_degraded == {"seccomp"}
 
 
@@ -93,6 +96,7 @@ def test_the_shortest_file_takes_every_default(load):
         ("[jobs]\nmaxjobs = 1\n", ["jobs.maxjobs", "did you mean jobs.max_jobs?"]),
         ("[jobs.default]\nmem = 1\n", ["jobs.default.mem", "did you mean jobs.default.memory?"]),
         ("[jobs.ceiling.root]\n", ["jobs.ceiling.root", "jobs.ceiling.admin", "jobs.ceiling.user"]),
+        ("[jobs.programs]\nroot = []\n", ["jobs.programs.root", "jobs.programs.admin", "jobs.programs.user"]),
         ("[isolation]\nzzz = 1\n", ["isolation.zzz", "known are isolation.allow_degraded"]),
         ("[servers]\n", ["there is no key servers", "did you mean server?"]),
         ("zzz = 1\n", ["there is no key zzz", "known are server, tls, jobs, isolation"]),
@@ -136,6 +140,9 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(load, text, parts)
         ("jobs.default.pids", "-1"),
         ("jobs.default.output", '"unlimited"'),
         ("jobs.ceiling.user.timeout", '"never"'),
+        ("jobs.programs.user", '"/bin/true"'),
+        ("jobs.programs.user", '["true"]'),
+        ("jobs.programs.user", "[1]"),
         ("isolation.allow_degraded", '"seccomp"'),
         ("isolation.allow_degraded", "[1]"),
     ],

@@ -142,6 +142,7 @@ class Jobs:
     max_streams_per_user: int = 256
     default: Limits = _LIMITS
     ceilings: Mapping[Role, Ceiling] = field(default_factory=lambda: _CEILINGS)
+    programs: Mapping[Role, tuple[str, ...]] = field(default_factory=dict)  # a role that is not in it may start all
 
     def without(self, controls: Collection[str]) -> Self:
         """The same where the host lacks limits: nobody gets by default, or is held to, what cannot be enforced."""
@@ -299,6 +300,16 @@ def _uid_range(name: str, value: Any) -> range:
     return range(int(low), int(high) + 1)
 
 
+def _programs(name: str, value: Any) -> tuple[str, ...]:
+    allowed = 'a list of absolute paths, as in ["/usr/bin/python3"]'
+    if not isinstance(value, list):
+        raise invalid(name, value, allowed)
+    for item in value:
+        if not _text(name, item).startswith("/"):
+            raise invalid(name, item, allowed)
+    return tuple(value)
+
+
 def _controls(name: str, value: Any) -> frozenset[str]:
     if not isinstance(value, list):
         raise invalid(name, value, 'a list of names, as in ["memory-limit"]')
@@ -350,6 +361,7 @@ _JOBS_KEYS: Final[Mapping[str, _Parser]] = {
     "max_streams_per_user": _count,
     "default": _table,
     "ceiling": _table,
+    "programs": _table,
 }
 
 _ISOLATION_KEYS: Final[Mapping[str, _Parser]] = {
@@ -383,6 +395,9 @@ def _jobs(table: Mapping[str, Any]) -> Jobs:
             for role, section in sections.items()
         }
         values["ceilings"] = {**_CEILINGS, **given_by_role}
+    if "programs" in values:
+        given = _read(values["programs"], "jobs.programs", {role.value: _programs for role in Role})
+        values["programs"] = {Role(role): paths for role, paths in given.items()}
     return Jobs(**values)
 
 
@@ -432,6 +447,9 @@ timeout = "unlimited"
 output = "16G"
 
 [jobs.ceiling.admin]
+
+# The only programs that the jobs of a role may be started with, such as user = ["/usr/bin/python3"]; others have all.
+[jobs.programs]
 
 [isolation]
 # Controls that jobs may run without where this host lacks them; see jobworkerd check.

@@ -205,6 +205,7 @@ async def _serve(config: Config, launcher: LauncherClient) -> None:
                 max_jobs_per_user=config.jobs.max_jobs_per_user,
                 max_streams_per_user=config.jobs.max_streams_per_user,
                 ceilings=config.jobs.ceilings,
+                programs=config.jobs.programs,
             ),
         )
         bundle = TrustBundle.from_pem(config.tls.ca.read_bytes())

@@ -34,11 +34,12 @@ _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFO
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What was asked for, when (seconds since the epoch), and in which life of the host."""
+    """What was asked for, when (seconds since the epoch), in which life of the host, and what the policy approves."""
 
     spec: JobSpec
     created_at: float
     boot_id: str
+    programs: tuple[str, ...] | None = None  # the only files that the job may be started with; None: any
 
 
 def create(jobs: Path, job_id: str, request: Request) -> int:
@@ -55,6 +56,7 @@ def create(jobs: Path, job_id: str, request: Request) -> int:
             "spec": request.spec.to_document(),
             "created_at": request.created_at,
             "boot_id": request.boot_id,
+            "programs": request.programs,
         }
         _write_new(directory, SPEC, json.dumps(document).encode())
     except OSError:
@@ -83,7 +85,13 @@ def check_directory(directory: int, service_uid: int) -> None:
 def read_request(directory: int) -> Request:
     """The request as it was recorded, its spec checked again."""
     document = json.loads(_read(directory, SPEC))
-    return Request(JobSpec.from_document(document["spec"]), document["created_at"], document["boot_id"])
+    programs = document.get("programs")
+    return Request(
+        JobSpec.from_document(document["spec"]),
+        document["created_at"],
+        document["boot_id"],
+        programs if programs is None else tuple(programs),
+    )
 
 
 def open_output(directory: int) -> tuple[int, int]:

@@ -164,7 +164,8 @@ class Launcher:
             raise JobError(ErrorCode.INVALID_ARGUMENT, "not a job id")
         self._verdict.check()
         job_dir.check_directory(directory, self._bootstrap.service_uid)
-        spec = job_dir.read_request(directory).spec
+        request = job_dir.read_request(directory)
+        spec = request.spec
         disks = self._disks_of(spec.limits.io_device or "/") if spec.limits.limits_io() else []
         group = self._cgroups.group(job_id)
         lease = self._uids.lease()
@@ -176,7 +177,12 @@ class Launcher:
             def steps(status_fd: int) -> list[sandbox.Step]:
                 entries = tuple(group.entry_files())
                 confinement = sandbox.Confinement(
-                    job_id=job_id, uid=lease.uid, gid=lease.gid, entry_files=entries, status_fd=status_fd
+                    job_id=job_id,
+                    uid=lease.uid,
+                    gid=lease.gid,
+                    entry_files=entries,
+                    status_fd=status_fd,
+                    programs=request.programs,
                 )
                 return self._verdict.replan(self._plan(spec, self._host, confinement))
 

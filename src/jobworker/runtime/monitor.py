@@ -549,6 +549,9 @@ def _explain(spec: JobSpec, step: sandbox.Step | None, error: BaseException) -> 
     """What the one who asked for the start needs to know."""
     name = type(step).__name__ if step is not None else "preparation"
     number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, sandbox.NotApprovedError):
+        message = f"program not allowed for your role: {quoted(spec.program)}"
+        return {"code": ErrorCode.PERMISSION_DENIED.value, "message": message, "step": name}
     if isinstance(step, sandbox.Exec):
         code, reason = _EXEC_FAILURES.get(number or 0, (ErrorCode.PROGRAM_NOT_EXECUTABLE, os.strerror(number or 0)))
         return {"code": code.value, "message": f"{reason}: {quoted(spec.program)}", "step": name}

@@ -426,20 +426,30 @@ class ReadBack:
         return replace(self, expected={name: value for name, value in expected.items() if value is not None})
 
 
+class NotApprovedError(PermissionError):
+    """The program is none of those that the job may be started with."""
+
+
 @dataclass(frozen=True, slots=True)
 class Exec:
-    """Becomes the program: the one exec of a job."""
+    """Becomes the program: the one exec of a job.
+
+    With `approved` paths it becomes one of these files or none: what is executed is the very file
+    that was compared, so that no name that changes meanwhile makes a difference.
+    """
 
     candidates: tuple[str, ...]
     argv: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
+    approved: tuple[str, ...] | None = None
 
     def apply(self) -> None:
-        environment = dict(self.env)
         denied: OSError | None = None
         for path in self.candidates:
             try:
-                os.execve(path, self.argv, environment)
+                self._become(path)
+            except NotApprovedError:
+                raise
             except OSError as error:
                 if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.EACCES}:
                     raise
@@ -448,6 +458,27 @@ class Exec:
                 if error.errno == errno.EACCES:
                     denied = IsADirectoryError(errno.EISDIR, "a directory") if os.path.isdir(path) else error
         raise denied or FileNotFoundError(errno.ENOENT, "no such file")
+
+    def _become(self, path: str) -> None:
+        environment = dict(self.env)
+        if self.approved is None:
+            os.execve(path, self.argv, environment)
+        program = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        approved_path = self._approved_path(program)
+        try:
+            os.execve(program, self.argv, environment)
+        except FileNotFoundError:
+            # A script: its interpreter would open it again, and the descriptor is closed by then. The path
+            # that the operator wrote leads to it as well; execveat(2).
+            os.execve(approved_path, self.argv, environment)
+
+    def _approved_path(self, program: int) -> str:
+        wanted = os.fstat(program)
+        for path in self.approved or ():
+            with contextlib.suppress(OSError):
+                if os.path.samestat(os.stat(path), wanted):
+                    return path
+        raise NotApprovedError(errno.EPERM, "not an approved program")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -487,6 +518,7 @@ class Confinement:
     gid: int
     entry_files: tuple[str, ...]
     status_fd: int
+    programs: tuple[str, ...] | None = None  # the only files that may be executed; None: any
 
 
 def plan(spec: JobSpec, host: HostView, job: Confinement) -> list[Step]:
@@ -532,7 +564,12 @@ def plan(spec: JobSpec, host: HostView, job: Confinement) -> list[Step]:
             read_only=("/", "/dev", *host.proc_read_only),
             report=job.status_fd,
         ),
-        Exec(_candidates(spec.program), (spec.program, *spec.args), tuple(_environment(spec, job.job_id).items())),
+        Exec(
+            _candidates(spec.program),
+            (spec.program, *spec.args),
+            tuple(_environment(spec, job.job_id).items()),
+            job.programs,
+        ),
     ]
 
 
