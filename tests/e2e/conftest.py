@@ -60,6 +60,7 @@ class Daemon:
     def __init__(self, directory: Path, installation: Installation, **identity: Any) -> None:
         self.directory = directory
         self.identity = identity  # whose server it is, as subprocess takes it; ours when empty
+        self.serve_options: list[str] = []
         self.installation = installation
         self.process: Any = None  # the one of `serve`, while it runs
         self.log = directory.parent / "log"
@@ -122,7 +123,15 @@ class Daemon:
     @property
     def serve_command(self) -> list[str]:
         config = str(self.directory / "jobworker.toml")
-        return [self.installation.python, "-m", "jobworker.daemon.main", "serve", "--config", config]
+        return [
+            self.installation.python,
+            "-m",
+            "jobworker.daemon.main",
+            "serve",
+            "--config",
+            config,
+            *self.serve_options,
+        ]
 
     def start(self, **environment: str) -> str:
         """Serves; the address that it said it is ready at."""

@@ -33,7 +33,18 @@ def status_of(pid):
     for task in Path(f"/proc/{pid}/task").iterdir():
         for line in (task / "status").read_text().splitlines():
             name, _, value = line.partition(":")
-            if name in {"Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs"}:
+            if name in {
+                "Uid",
+                "Gid",
+                "Groups",
+                "CapInh",
+                "CapPrm",
+                "CapEff",
+                "CapBnd",
+                "CapAmb",
+                "NoNewPrivs",
+                "Seccomp",
+            }:
                 assert found.setdefault(name, value.split()) == value.split(), f"{task.name} differs in {name}"
     return found
 
@@ -45,12 +56,13 @@ def test_the_server_gives_root_up_for_good(daemon, installation):
     status = status_of(daemon.pid)
     assert status["Uid"] == status["Gid"] == [str(SERVICE_UID)] * 4
     assert status["Groups"] == []
-    assert status["NoNewPrivs"] == ["1"]
+    assert (status["NoNewPrivs"], status["Seccomp"]) == (["1"], ["2"])
     for capabilities in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
         assert int(status[capabilities][0], 16) == 0, capabilities
     launcher = status_of(daemon.process_titled("jobworker-launcher"))  # positive control
     assert launcher["Uid"] == ["0"] * 4
     assert int(launcher["CapEff"][0], 16) != 0
+    assert launcher["Seccomp"] == ["0"]
 
 
 def test_where_it_keeps_root_it_says_so_and_can_gain_nothing(own_daemon):

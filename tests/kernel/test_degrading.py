@@ -71,6 +71,8 @@ async def test_a_job_without_an_allowed_namespace_says_so_and_has_the_others(sta
             assert worker._launcher.refused == ()
             job, output = await run_job(worker, _probe(programs, "connects", "tcp", "127.0.0.1", port))
             assert (job.sandbox["isolation"], json.loads(output)) == ("degraded(net-namespace)", "ok")
+            assert job.sandbox["network"] == "host"
+            assert "net" not in job.sandbox["namespaces"].split(",")
             _, hostname = await run_job(worker, JobSpec(program="hostname"))
             assert hostname.startswith(b"job-")
         async with await Worker.open(state) as worker:

@@ -213,6 +213,16 @@ class Config:
         )
 
 
+def check_owner(path: Path) -> None:
+    """Returns when only root can change the configuration that root acts on; ConfigRefused for any other."""
+    status = path.stat()
+    if status.st_uid != 0 or status.st_mode & 0o022:
+        raise ConfigRefused(
+            f"{path} can be changed by others than root, who could make themselves root by it; "
+            "look at what it says, then: chown root and chmod 640"
+        )
+
+
 # From TOML values to ours. A parser gets the key's full name, for its message, and the value.
 
 _Parser = Callable[[str, Any], Any]

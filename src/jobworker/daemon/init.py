@@ -39,7 +39,6 @@ _ALWAYS_SERVED: Final = ("localhost", "127.0.0.1", "::1")
 # What the service itself opens. The rest, the CA's keys above all, stays with who ran init.
 _OF_THE_SERVICE: Final = (
     ".",
-    FILE_NAME,
     DATABASE,
     "jobs",
     "pki",
@@ -107,6 +106,9 @@ def init(  # noqa: PLR0913 - one parameter an option
         if account.uid != os.geteuid():
             for path in _OF_THE_SERVICE:
                 os.chown(draft / path, account.uid, account.gid, follow_symlinks=False)
+            # Root acts on the configuration: the service may read it, where it has never been root, and no more.
+            os.chown(draft / FILE_NAME, -1, account.gid)
+            (draft / FILE_NAME).chmod(0o640)
         _put_in_place(draft, directory)
         on_failure.pop_all()
     admin = Context(directory / CLIENTS / FIRST_ADMIN, not_after)

@@ -205,7 +205,13 @@ def _audit_export(options: argparse.Namespace) -> int:
 def _serve(options: argparse.Namespace) -> int:
     from jobworker.daemon.serve import serve  # noqa: PLC0415
 
-    return serve(options.config)
+    return serve(options.config, options.launcher)
+
+
+def _launcher(options: argparse.Namespace) -> int:
+    from jobworker.daemon.launcher import serve_launchers  # noqa: PLC0415
+
+    return serve_launchers(options.config, options.listen)
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -311,7 +317,15 @@ def _parser() -> argparse.ArgumentParser:
         _add_dir(verb, "the directory that init has made")
 
     serve = _verb(verbs, "serve", _serve, "run the server until SIGTERM")
-    serve.add_argument("--config", type=Path, required=True, metavar="FILE")
+    serve.add_argument(
+        "--launcher", type=Path, metavar="SOCKET", help="where jobworkerd launcher listens; without it, start one"
+    )
+    launcher = _verb(verbs, "launcher", _launcher, "make jobs, as root, for a server that has never been root")
+    launcher.add_argument(
+        "--listen", type=Path, required=True, metavar="SOCKET", help="opened to the server's user only"
+    )
+    for verb in (serve, launcher):
+        verb.add_argument("--config", type=Path, required=True, metavar="FILE")
     check = _verb(verbs, "check", _check, "tell what this host can enforce, and how to get what it cannot")
     check.add_argument("-o", "--output", choices=["table", "json"], default="table", help="for people or for programs")
     _verb(verbs, "version", _version, "print the version")

@@ -12,7 +12,6 @@ import logging
 import os
 import resource
 import signal
-import socket
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -21,13 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from jobworker.core.errors import ErrorCode, JobError
-from jobworker.daemon.config import LIMITS, Account, Config, ConfigRefused
+from jobworker.daemon.config import LIMITS, Account, Config, ConfigRefused, check_owner
+from jobworker.daemon.launcher import bootstrap_for
+from jobworker.daemon.service_manager import is_managed, notify
 from jobworker.daemon.state import DATABASE
-from jobworker.runtime import linux
+from jobworker.runtime import linux, seccomp
 from jobworker.runtime.controls import describe_isolation
 from jobworker.runtime.inotify import Inotify
 from jobworker.runtime.launcher_client import LauncherClient
-from jobworker.worker import bootstrap
 
 if TYPE_CHECKING:
     from jobworker.api.held_calls import HeldCalls
@@ -48,23 +48,22 @@ class Door(Protocol):
         """No new calls; the short ones may finish."""
 
 
-def serve(config_path: Path) -> int:
-    """Runs the server until SIGTERM or SIGINT; returns the exit status."""
+def serve(config_path: Path, launcher_path: Path | None = None) -> int:
+    """Runs the server until SIGTERM or SIGINT; returns the exit status.
+
+    With `launcher_path` the launcher is one of the launcher service that listens there.
+    """
     config = Config.load(config_path)
+    if os.geteuid() == 0:
+        check_owner(config_path)
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s", level=logging.INFO)
     os.umask(0o077)
     _raise_descriptor_limit()
     account = _service_account(config)
-    launcher = LauncherClient.start(
-        bootstrap(
-            config.directory,
-            service_uid=account.uid,
-            service_gid=account.gid,
-            uids=(config.jobs.uid_range[0], config.jobs.uid_range[-1]),
-            hidden=(config.tls.key.parent,),
-            allow_degraded=config.isolation.allow_degraded,
-        )
-    )
+    if launcher_path is not None:
+        launcher = LauncherClient.connect(launcher_path)
+    else:
+        launcher = LauncherClient.start(bootstrap_for(config, account))
     try:
         config = _fit_to_host(config, launcher)
         _become(account)
@@ -138,7 +137,7 @@ def _can_read(account: Account, directory: Path) -> bool:
 
 
 def _become(account: Account) -> None:
-    """Gives up every right of root for good, where there is one to give up."""
+    """Gives up every right of root for good, where there is one, and the calls that no server makes."""
     if os.geteuid() == 0 and account.uid != 0:
         linux.drop_bounding_set()
         os.setgroups(())
@@ -147,6 +146,8 @@ def _become(account: Account) -> None:
     if account.uid != 0:
         linux.clear_capabilities()
     linux.set_no_new_privs()
+    if seccomp.PROGRAM:
+        linux.filter_system_calls(seccomp.PROGRAM)  # a server has no more use for those calls than a job has
 
 
 def _raise_descriptor_limit() -> None:
@@ -165,13 +166,13 @@ def _run(config: Config, launcher: LauncherClient) -> int:
     import uvloop  # noqa: PLC0415 - after the launcher
 
     try:
-        uvloop.run(_serve(config, launcher))
+        return uvloop.run(_serve(config, launcher))
     except asyncio.CancelledError:
         _log.error("the server did not stop in time and was ended")
     return 0
 
 
-async def _serve(config: Config, launcher: LauncherClient) -> None:
+async def _serve(config: Config, launcher: LauncherClient) -> int:
     # grpc reads the cipher suites when it is loaded.
     from jobworker.access.certificates import TrustBundle  # noqa: PLC0415
     from jobworker.api.grpc.identity import Identity  # noqa: PLC0415
@@ -216,6 +217,8 @@ async def _serve(config: Config, launcher: LauncherClient) -> None:
         )
         try:
             with ExitStack() as watches:
+                launchers = LauncherWatch(launcher, stop)
+                watches.callback(launchers.close)
                 _watch(watches, config.directory / f"{DATABASE}-wal", held.recheck)
                 for place in {config.tls.key.parent, config.tls.certificate.parent}:
                     _watch(watches, place, certificate.reload)
@@ -231,6 +234,7 @@ async def _serve(config: Config, launcher: LauncherClient) -> None:
                 _tell_ready(config, doors)
                 await stop.wait()
                 await _leave(config, service, held, doors)
+                return int(launchers.is_gone)
         finally:
             await service.close()
     finally:
@@ -241,12 +245,12 @@ def _tell_ready(config: Config, doors: Mapping[str, Door]) -> None:
     addresses = {name: replace(getattr(config.server, name), port=door.port) for name, door in doors.items()}
     sys.stdout.write("ready " + " ".join(f"{name}={address}" for name, address in addresses.items()) + "\n")
     sys.stdout.flush()
-    _notify_service_manager(b"READY=1")
+    notify("READY=1")
 
 
 async def _leave(config: Config, service: "Service", held: "HeldCalls", doors: Mapping[str, Door]) -> None:
     """Bounded by the configured grace, whatever clients do; one that never reads is cut off."""
-    _notify_service_manager(b"STOPPING=1")
+    notify("STOPPING=1")
     service.refuse_new_jobs()
     grace = config.server.shutdown_grace.total_seconds()
     watchdog = asyncio.get_running_loop().call_later(grace * 0.95, os._exit, 0)
@@ -255,16 +259,31 @@ async def _leave(config: Config, service: "Service", held: "HeldCalls", doors: M
     watchdog.cancel()
 
 
-def _notify_service_manager(state: bytes) -> None:
-    """Tells systemd, when it asks to be told; sd_notify(3)."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-        try:
-            channel.sendto(state, "\0" + address[1:] if address.startswith("@") else address)
-        except OSError as error:
-            _log.warning("the service manager could not be told: %s", error.strerror)
+class LauncherWatch:
+    """Notices that launcher and keeper are both gone, after which no job can be started here.
+
+    Under a service manager the server then ends, and is started again with a new launcher, which
+    only root can give it; without one it goes on for the jobs that there are.
+    """
+
+    def __init__(self, launcher: LauncherClient, stop: asyncio.Event) -> None:
+        self.is_gone = False
+        self._stop = stop
+        self._fd = launcher.fileno()
+        asyncio.get_running_loop().add_reader(self._fd, self._on_gone)
+
+    def _on_gone(self) -> None:
+        self.close()
+        if is_managed():
+            self.is_gone = True
+            _log.error("the launcher is gone: ending with an error, to be started again; jobs run on")
+            self._stop.set()
+        else:
+            _log.error("the launcher is gone: no new jobs until jobworkerd is restarted; jobs run on")
+
+    def close(self) -> None:
+        """Looks no more."""
+        asyncio.get_running_loop().remove_reader(self._fd)
 
 
 def _watch(watches: ExitStack, path: Path, act: Callable[[], None]) -> None:

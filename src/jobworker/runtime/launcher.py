@@ -26,21 +26,44 @@ from jobworker.runtime.uid_range import OnlyUid, UidLease, UidRange
 
 Plan = Callable[[JobSpec, sandbox.HostView, sandbox.Confinement], list[sandbox.Step]]
 
+#: What a launcher that runs as root keeps of root's rights, each for the reason beside it.
+CAPABILITIES: Final = frozenset(
+    {
+        linux.CAP_SYS_ADMIN,  # namespaces, mounts, the filter of system calls
+        linux.CAP_SETUID,  # the job's uid; files made as the server's user
+        linux.CAP_SETGID,
+        linux.CAP_SETPCAP,  # to empty the job's bounding set
+        linux.CAP_CHOWN,  # the job's pipes and its working directory
+        linux.CAP_MKNOD,  # the job's /dev
+        linux.CAP_NET_ADMIN,  # to raise the job's loopback
+        linux.CAP_KILL,  # to end processes of the job's uid
+        linux.CAP_DAC_OVERRIDE,  # groups below tops that not even their owner may write to; private directories
+        linux.CAP_SYS_RESOURCE,  # hard limits above the server's own; bigger pipes
+    }
+)
 _LOWEST_UID: Final = 1000  # no job may share a uid with the system's own accounts
 
 
 def main(plan: Plan = sandbox.plan) -> NoReturn:
-    """Serves the socket named by the first argument until its other end is gone.
+    """Serves orders until the server is gone; the first argument names the socket to whoever started us.
+
+    That is the server itself, or jobworkerd's launcher service, which then names the server's
+    socket in the second one: what holds for all jobs is never told by an unprivileged server.
 
     Two processes: the launcher, and its parent, which holds the socket and starts a new launcher
     when one is killed. Neither exec's, so all of them and all monitors share their pages.
     """
-    control = socket.socket(fileno=int(sys.argv[1]))
-    check_peer(control)
-    bootstrap, _ = wire.receive(control)
+    parent = socket.socket(fileno=int(sys.argv[1]))
+    check_peer(parent)
+    bootstrap, _ = wire.receive(parent)
     if not isinstance(bootstrap, wire.Bootstrap) or bootstrap.version != wire.PROTOCOL_VERSION:
         sys.exit("jobworker launcher: the server speaks another version; restart it")
+    control = parent
+    if len(sys.argv) > 2:
+        parent.close()
+        control = socket.socket(fileno=int(sys.argv[2]))
     _prepare_process()
+    _give_up_privileges()
     launcher = Launcher(control, bootstrap, plan)
     wire.send(control, launcher.readiness())
     while True:
@@ -83,6 +106,13 @@ def _prepare_process() -> None:
     gc.collect()
     gc.freeze()
     gc.disable()
+
+
+def _give_up_privileges() -> None:
+    """Keeps what making jobs takes, for itself and all that it forks; without root there is nothing to give up."""
+    if os.geteuid() == 0:
+        linux.keep_capabilities(CAPABILITIES)
+    linux.set_no_new_privs()
 
 
 def _wait_for(launcher: int) -> int:

@@ -57,6 +57,16 @@ _COLLECT_SECONDS: Final = 0.001
 _LONGEST_POLL: Final = (1 << 31) - 1  # milliseconds, the most that poll(2) takes: 24 days
 _DRAIN_LIMIT: Final = 64  # reads of one pipe in a turn, so that orders are never kept waiting
 
+#: What a monitor keeps of its rights once the program runs.
+CAPABILITIES: Final = frozenset(
+    {
+        linux.CAP_KILL,  # to signal and end processes of the job's uid
+        linux.CAP_SETUID,  # files made as the server's user
+        linux.CAP_SETGID,
+        linux.CAP_SYS_RESOURCE,  # a bigger pipe for a heavy writer
+    }
+)
+
 #: The plan for the job, given the descriptor that its child reports on.
 Steps = Callable[[int], list[sandbox.Step]]
 
@@ -130,7 +140,8 @@ class Monitor:
             self._register_all()
         except OSError:
             self.release()
-            job_dir.remove_files(self._job.directory)
+            with self._as_service_user():
+                job_dir.remove_files(self._job.directory)
             raise
 
     def release(self) -> None:
@@ -180,7 +191,8 @@ class Monitor:
         except BaseException:  # noqa: BLE001 - the monitor's door: whatever it is, the kernel ends the job with us
             import traceback  # noqa: PLC0415 - never needed, if all is well
 
-            job_dir.write_crash(self._job.directory, traceback.format_exc())
+            with self._as_service_user():
+                job_dir.write_crash(self._job.directory, traceback.format_exc())
         finally:
             os._exit(status)
 
@@ -201,6 +213,7 @@ class Monitor:
         timeout = self._job.spec.limits.timeout
         self._timeout_at = started + timeout if timeout is not None else None
         self._happens(Launched(time.time()))
+        linux.keep_capabilities(CAPABILITIES)
 
     def _settle(self) -> None:
         """What can wait until the child is at work on its sandbox, and need not be waited for then."""
@@ -254,7 +267,8 @@ class Monitor:
             while True:
                 os.waitpid(-1, 0)
         self._job.cgroup.remove()
-        job_dir.remove_files(self._job.directory)
+        with self._as_service_user():
+            job_dir.remove_files(self._job.directory)
         with contextlib.suppress(OSError):
             wire.send(self._job.channel, failure)
 
