@@ -28,6 +28,7 @@ from jobworker.core.job_id import check_job_id, is_job_id, new_job_id
 from jobworker.core.lifecycle import (
     Ended,
     Finished,
+    Pending,
     Running,
     Stopping,
     advance,
@@ -171,7 +172,8 @@ class Worker:
         """Ends the job and everything in it; returns when nothing of it lives.
 
         Without `grace` SIGKILL comes at once; with it, SIGKILL follows `signal_number` after that
-        many seconds. JOB_NOT_RUNNING when the job ended by itself before the stop could end it.
+        many seconds. JOB_NOT_RUNNING when the job ended by itself before the stop could end it, and
+        when it was stopped before its program ran: then its start fails, and nothing is left of it.
         """
         _check_signal(signal_number)
         if len(by) > _MAX_NAME:
@@ -179,9 +181,14 @@ class Worker:
         if not grace >= 0:  # NaN is not either
             raise invalid("grace", grace, "0 or more seconds")
         job = self._find(job_id)
-        await job.wait_started()
+        order = wire.OrderStop(by, signal_number, grace)
+        if isinstance(job.phase, Pending):
+            # Loading the program can take for ever, as from a file server that is gone; a job that
+            # is not even launched hears it below.
+            job.send(order)
+            await job.wait_started()
         if not job.is_ended:
-            job.send(wire.OrderStop(by, signal_number, grace))
+            job.send(order)
             await job.wait_ended()
             if job.was_stopped:
                 return job.status()

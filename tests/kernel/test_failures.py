@@ -187,6 +187,24 @@ async def test_kill_9_of_the_launcher_at_any_step_does_not_stop_the_start(faulty
         await faulty.remove(job_id)
 
 
+@pytest.mark.parametrize("grace", [0.0, 60.0])
+async def test_a_start_that_stands_still_can_be_stopped_and_leaves_nothing(
+    faulty: Worker, state: Path, grace: float
+) -> None:
+    """P5, P1: as where a program lies on a file server that is gone. The control: it stood still until then."""
+    before = await _base_line(faulty, state)
+    for position in range(0, len(_steps(state)), 9):
+        starting, job_id, child = await _start_and_wait_at(faulty, state, position)
+        assert (await faulty.status(job_id)).state is State.PENDING
+        with pytest.raises(JobError, match="stopped before its program ran") as stopped:
+            await faulty.stop(job_id, grace=grace)
+        with pytest.raises(JobError, match="stopped before its program ran") as failed:
+            await starting
+        assert stopped.value.code is failed.value.code is ErrorCode.JOB_NOT_RUNNING
+        assert process_status(child) == {}
+        await _assert_as_before(faulty, state, before)
+
+
 async def test_a_start_that_stands_still_shows_no_running_job(faulty: Worker, state: Path) -> None:
     """E25. Until the last step is done the job is pending, and its program has not run."""
     starting, job_id, child = await _start_and_wait_at(faulty, state, len(_steps(state)) - 1)

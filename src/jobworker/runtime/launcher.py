@@ -112,7 +112,6 @@ def _give_up_privileges() -> None:
     """Keeps what making jobs takes, for itself and all that it forks; without root there is nothing to give up."""
     if os.geteuid() == 0:
         linux.keep_capabilities(CAPABILITIES)
-    linux.set_no_new_privs()
 
 
 def _wait_for(launcher: int) -> int:

@@ -242,12 +242,10 @@ class Monitor:
 
     def _check_exec(self, status: int) -> None:
         """Waits until exec has closed the child's end, or the child has said what went wrong."""
-        parts = []
-        while part := os.read(status, 65536):
-            parts.append(part)
+        report = self._hear_child(status)
         os.close(status)
         said: dict[str, Any] = {}
-        for line in b"".join(parts).splitlines():
+        for line in report.splitlines():
             said |= json.loads(line)
         if failure := said.get("failure"):
             raise StartError(wire.StartFailed(**failure))
@@ -259,6 +257,26 @@ class Monitor:
                 )
             )
         self._isolation: dict[str, str] = said["isolation"]
+
+    def _hear_child(self, status: int) -> bytes:
+        """All that the child reports; StartError when a stop comes first, since loading a program can take for ever."""
+        poll = select.poll()
+        for fd in (status, self._listener, *self._channels):
+            poll.register(fd, select.POLLIN)
+        parts: list[bytes] = []
+        while True:
+            for fd, _ in poll.poll():
+                if fd == status:
+                    part = os.read(status, 65536)
+                    if not part:
+                        return b"".join(parts)
+                    parts.append(part)
+                else:
+                    self._handlers[fd]()
+                    if fd != self._listener and fd not in self._channels:
+                        poll.unregister(fd)
+                for new in self._channels:
+                    poll.register(new, select.POLLIN)
 
     def _abandon(self, failure: wire.StartFailed) -> None:
         """Leaves nothing behind of a start that failed, and then says so."""
@@ -458,7 +476,8 @@ class Monitor:
                 channel.close()
                 return
             self._add_channel(channel)
-            self._say(channel, self._news())
+            if not isinstance(self._phase, Pending):
+                self._say(channel, self._news())
 
     def _add_channel(self, channel: socket.socket) -> None:
         channel.setblocking(False)
@@ -485,6 +504,8 @@ class Monitor:
         except (OSError, ValueError):
             order = None
         match order:
+            case wire.OrderStop() if isinstance(self._phase, Pending):
+                raise StartError(wire.StartFailed(ErrorCode.JOB_NOT_RUNNING.value, STOPPED_EARLY))
             case wire.OrderStop(by, number, grace):
                 self._happens(StopOrdered(by, number, grace))
             case wire.OrderSignal(number):
@@ -549,6 +570,10 @@ class _Pipe:
 def _size_waiting(pipe: int) -> int:
     """How many bytes can be read from a pipe at once."""
     return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+#: What starter and stopper are told of a stop that came before the program ran.
+STOPPED_EARLY: Final = "job not running: it was stopped before its program ran, and nothing is left of it"
 
 
 def _do_nothing(*_: object) -> None:
