@@ -213,13 +213,13 @@ class _Endpoints:
 
     async def stop(self, id: str, request: Request, body: StopJob | None = None) -> Response:  # noqa: A002
         wanted = body or StopJob()
-        grace, number = _seconds("grace", wanted.grace), parse_signal(str(wanted.signal))
+        grace, number = _seconds("grace", wanted.grace), _signal(wanted.signal)
         async with self._lasting(request):
             await self._service.stop(_principal(), id, grace=grace, signal=number)
         return _json(JobRef(id=id))
 
     async def signal(self, id: str, body: SignalJob) -> Response:  # noqa: A002
-        await self._service.signal(_principal(), id, parse_signal(str(body.signal)))
+        await self._service.signal(_principal(), id, _signal(body.signal))
         return _json(JobRef(id=id))
 
     async def wait(self, id: str, query: Annotated[WaitForJob, Query()], request: Request) -> Response:  # noqa: A002
@@ -268,6 +268,11 @@ class _Endpoints:
 
 def _json(answer: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(answer.model_dump_json(by_alias=True), status, headers, "application/json")
+
+
+def _signal(value: int | str) -> int:
+    """A signal's number; whether there is one of a number is for the worker to say, as for every caller."""
+    return value if isinstance(value, int) else parse_signal(value)
 
 
 def _seconds(field: str, value: float | str) -> float:
