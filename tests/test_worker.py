@@ -390,3 +390,23 @@ async def test_an_ended_job_is_told_from_its_directory_alone(worker: Worker, sta
     assert document["outcome"] == {"kind": "exited", "code": 9}
     assert document["output"]["stdout_bytes"] == 4
     assert (await worker.status(job.id)).ending == job.ending
+
+
+async def test_a_start_waits_for_a_few_of_another_users_crowd_only(worker: Worker) -> None:
+    """R4. The control: a start of the crowd's own waits for all that came before it."""
+    ended: list[str] = []
+
+    async def start(by: str) -> None:
+        await worker.start(JobSpec(program="true"), by=by)
+        ended.append(by)
+
+    await asyncio.gather(*(start(by) for by in ["crowd"] * 40 + ["late"]))
+    assert ended.index("late") < 20
+    crowd: list[int] = []
+
+    async def start_numbered(number: int) -> None:
+        await worker.start(JobSpec(program="true"), by="crowd")
+        crowd.append(number)
+
+    await asyncio.gather(*map(start_numbered, range(41)))
+    assert crowd.index(40) >= 20

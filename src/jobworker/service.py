@@ -205,7 +205,7 @@ class Service:
             raise
         try:
             programs = self._quotas.programs.get(principal.role)
-            status = await self._worker.start(record.spec, job_id=record.id, programs=programs)
+            status = await self._worker.start(record.spec, job_id=record.id, by=principal.name, programs=programs)
         except JobError as error:
             del self._live[record.id]
             await self._database.write(lambda connection: jobs.delete(connection, record.id))

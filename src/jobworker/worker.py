@@ -36,6 +36,7 @@ from jobworker.core.lifecycle import (
 from jobworker.core.outcome import Ending, Lost, OutputTotals
 from jobworker.core.spec import JobSpec
 from jobworker.job import Job, JobStatus
+from jobworker.rotation import Rotation
 from jobworker.runtime import job_dir, wire
 from jobworker.runtime.inotify import Inotify
 from jobworker.runtime.launcher_client import LauncherClient
@@ -43,6 +44,7 @@ from jobworker.runtime.output_log import BOTH, OUTPUT, Blocked, Chunk, OutputRea
 
 MAX_CHUNK: Final = 96 * 1024  # larger ones cost more: from 128 KiB on malloc maps and faults each one anew
 _STARTS_AT_ONCE: Final = 64  # what the launcher's queue holds with room to spare
+_STARTS_OF_ONE: Final = 4  # enough to keep two cores busy, and soon over for whoever comes next
 _TAILS_AT_ONCE: Final = 2  # the other threads are for those who read on
 _ADOPTION_TIMEOUT: Final = 1.0
 _MAX_NAME: Final = 255
@@ -96,7 +98,7 @@ class Worker:
         self._inotify = inotify
         self._on_end = on_end
         self._jobs: dict[str, Job] = {}
-        self._starts = asyncio.Semaphore(_STARTS_AT_ONCE)
+        self._starts = Rotation(_STARTS_AT_ONCE, _STARTS_OF_ONE)
         self._tails = asyncio.Semaphore(_TAILS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
         self._boot_id = _BOOT_ID.read_text(encoding="ascii").strip()
@@ -147,10 +149,11 @@ class Worker:
     # Acting on jobs.
 
     async def start(
-        self, spec: JobSpec, *, job_id: str | None = None, programs: Sequence[str] | None = None
+        self, spec: JobSpec, *, job_id: str | None = None, by: str = "", programs: Sequence[str] | None = None
     ) -> JobStatus:
         """Starts the program and returns when it runs.
 
+        However many starts are `by` one user, those of others wait for a few of them only.
         With `programs`, absolute paths, it is started only when it is one of these files, whatever
         its own name; PERMISSION_DENIED otherwise.
 
@@ -161,7 +164,7 @@ class Worker:
         if job.id in self._jobs or os.path.lexists(self._jobs_dir / job.id):
             raise JobError(ErrorCode.INVALID_ARGUMENT, "a job of this id exists")
         self._jobs[job.id] = job
-        task = asyncio.create_task(self._start(job, None if programs is None else tuple(programs)))
+        task = asyncio.create_task(self._start(job, by, None if programs is None else tuple(programs)))
         self._keep(task)
         await asyncio.shield(task)
         return job.status()
@@ -333,9 +336,9 @@ class Worker:
         finally:
             os.close(directory)
 
-    async def _start(self, job: Job, programs: tuple[str, ...] | None) -> None:
+    async def _start(self, job: Job, by: str, programs: tuple[str, ...] | None) -> None:
         try:
-            async with self._starts:
+            async with self._starts.turn(by):
                 request = job_dir.Request(job.spec, job.created_at, self._boot_id, programs)
                 try:
                     directory = job_dir.create(self._jobs_dir, job.id, request)
