@@ -11,7 +11,8 @@ import pytest
 from host import needs_root
 
 from jobworker.core.errors import ErrorCode, JobError
-from jobworker.runtime.block_device import Place, disks_behind, disks_of, look_up
+from jobworker.runtime.block_device import Place, disks_behind, disks_of, is_stacked, look_up
+from jobworker.runtime.cgroup import Cgroup, Hierarchy
 from jobworker.runtime.linux import file_system_ids
 
 SATA = "pci0000:00/0000:00:1f.2/ata{}/host0/target0:0:0/0:0:0:0/block/"
@@ -105,6 +106,16 @@ def test_a_device_stands_for_its_whole_disk_and_for_the_disks_below_it(
 ) -> None:
     """S4. Otherwise another volume on the same disk would be a way around the limit."""
     assert disks_behind(place(device), "/dev/" + device, sysfs=sysfs) == [DEVICES[name][1] for name in disks]
+
+
+@pytest.mark.parametrize(("device", "is_made_of_others"), [("vda", False), ("dm-1", True), ("md127", True)])
+def test_what_goes_to_a_device_that_is_made_of_others_is_seen_twice(
+    sysfs: Path,
+    device: str,
+    is_made_of_others: bool,  # noqa: FBT001
+) -> None:
+    assert is_stacked(DEVICES[device][1], sysfs) is is_made_of_others
+    assert not is_stacked("65:0", sysfs), "one that is gone"
 
 
 @needs_root
@@ -268,7 +279,19 @@ def loop_device(tmp_path: Path) -> Iterator[str]:
 def test_a_real_loop_device_stands_for_the_disk_below(loop_device: str, tmp_path: Path) -> None:
     """S4."""
     own = os.stat(loop_device).st_rdev
-    assert disks_of(loop_device) == [f"{os.major(own)}:{os.minor(own)}", *disks_of(str(tmp_path))]
+    number_of_its_own = f"{os.major(own)}:{os.minor(own)}"
+    assert disks_of(loop_device) == [number_of_its_own, *disks_of(str(tmp_path))]
+    assert is_stacked(number_of_its_own)
+
+
+@needs_root
+def test_io_through_a_real_loop_device_is_counted_once(loop_device: str, tmp_path: Path) -> None:
+    """As the kernel shows it: for the loop device and for the disk below."""
+    loop, *below = disks_of(loop_device)
+    shown = "".join(f"{disk} rbytes=4096 wbytes=0 rios=1 wios=0\n" for disk in (loop, *below))
+    (tmp_path / "io.stat").write_text(shown)
+    group = Cgroup([(Hierarchy(str(tmp_path), ("io",), is_v2=True), str(tmp_path))])
+    assert group.usage().io_read_bytes == 4096 * len([disk for disk in below if not is_stacked(disk)])
 
 
 @pytest.mark.skipif(os.major(os.stat("/").st_dev) == 0, reason="needs / on a file system with a disk of its own")

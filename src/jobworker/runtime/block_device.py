@@ -54,6 +54,12 @@ def disks_behind(place: Place, path: str, *, mountinfo: str | None = None, sysfs
     return list(dict.fromkeys(_Search(path, mountinfo, sysfs).disks(place)))
 
 
+def is_stacked(number: str, sysfs: Path = _SYSFS) -> bool:
+    """Whether the disk `major:minor` is made of others, which see again whatever goes to it."""
+    device = sysfs / "dev/block" / number
+    return (device / "loop/backing_file").exists() or any((device / "slaves").glob("*"))
+
+
 def _place(path: str) -> Place:
     # The mount is found by an open file: a subvolume of btrfs and a file of an overlay have
     # device numbers that are in no list of mounts.

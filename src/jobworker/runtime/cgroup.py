@@ -20,6 +20,7 @@ from jobworker.core.errors import ErrorCode, JobError
 from jobworker.core.outcome import Usage
 from jobworker.core.spec import Limits
 from jobworker.runtime import linux
+from jobworker.runtime.block_device import is_stacked
 
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _CPU_PERIOD_US: Final = 100_000
@@ -436,24 +437,28 @@ class Cgroup:
         return _times(self._number("cpuacct", "cpuacct.usage", "cpuacct.usage"), 1e-9)
 
     def _io(self) -> dict[str, int]:
-        """What was read and written on all devices together; nothing where no controller counts it."""
+        """What was read and written on all disks together; nothing where no controller counts it."""
         path = self._path_of("io")
         if path is None:
             return {}
-        counts: Counter[str] = Counter()
+        counted: list[tuple[str, str, int]] = []  # device, kind, count
         if self._version_of("io") == 2:
-            for word in _read_or_empty(f"{path}/io.stat").split():
-                key, _, count = word.partition("=")
-                counts[key] += int(count or 0)
+            for line in _read_or_empty(f"{path}/io.stat").splitlines():
+                device, *pairs = line.split()
+                counted += [(device, kind, int(count)) for kind, _, count in (pair.partition("=") for pair in pairs)]
             kinds = ("rbytes", "wbytes", "rios", "wios")
         else:
             for file in ("io_service_bytes", "io_serviced"):
-                for line in _read_or_empty(f"{path}/blkio.throttle.{file}").splitlines():
-                    words = line.split()  # device, kind, count; the last line has no device
-                    counts[f"{file} {words[-2]}"] += int(words[-1]) if len(words) == 3 else 0
+                rows = (line.split() for line in _read_or_empty(f"{path}/blkio.throttle.{file}").splitlines())
+                # The last line has no device: it is the sum.
+                counted += [(row[0], f"{file} {row[1]}", int(row[2])) for row in rows if len(row) == 3]
             kinds = ("io_service_bytes Read", "io_service_bytes Write", "io_serviced Read", "io_serviced Write")
+        totals: Counter[str] = Counter()
+        for device, kind, count in counted:
+            if count and not is_stacked(device):  # or what goes through it would count twice
+                totals[kind] += count
         names = ("io_read_bytes", "io_write_bytes", "io_read_operations", "io_write_operations")
-        return {name: counts[kind] for name, kind in zip(names, kinds, strict=True)}
+        return {name: totals[kind] for name, kind in zip(names, kinds, strict=True)}
 
 
 def _times(count: int | None, unit: float) -> float | None:
