@@ -28,6 +28,7 @@ _USED_V1: Final = ("cpu", "cpuacct", "memory", "blkio", "pids")
 _USED_V2: Final = ("cpu", "memory", "io", "pids")
 _V1_NAME: Final = {"io": "blkio"}
 _REMOVE_TIMEOUT: Final = 10.0
+_OWN_LEAF: Final = "server"  # where the server's processes go below a group that is delegated to it
 # Every job has the same weight, so that one with a thousand threads gets no more of a busy cpu than one with one.
 _CPU_SHARES_V1: Final = "1024"
 _CPU_WEIGHT_V2: Final = "100"
@@ -73,11 +74,11 @@ class Knob:
         return False
 
 
-def find_hierarchies(mountinfo: str, own_groups: str, is_delegated: bool = False) -> list[Hierarchy]:  # noqa: FBT001, FBT002
+def find_hierarchies(mountinfo: str, delegated: str = "") -> list[Hierarchy]:
     """The usable cgroup trees in the text of /proc/self/mountinfo, v2 first.
 
     Each v1 controller is looked for by itself, since distributions mount them in any combination.
-    In the v2 tree our place is our own group when it `is_delegated` to us, else the top.
+    In the v2 tree our place is `delegated`, a group that was handed to us, else the top.
     """
     found: dict[str, Hierarchy] = {}
     for line in mountinfo.splitlines():
@@ -85,8 +86,7 @@ def find_hierarchies(mountinfo: str, own_groups: str, is_delegated: bool = False
         kind, _, options = rest.split(" ", 2)
         mount_point = fields.split()[4].replace("\\040", " ")
         if kind == "cgroup2":
-            own = own_groups.partition("0::")[2].partition("\n")[0]
-            path = mount_point + own if is_delegated and own != "/" else mount_point
+            path = mount_point + delegated
             found.setdefault("v2", Hierarchy(path, tuple(_read(f"{path}/cgroup.controllers").split()), is_v2=True))
         elif kind == "cgroup":
             mounted = options.rsplit(" ", 1)[-1].split(",")
@@ -156,12 +156,12 @@ class CgroupHost:
     @classmethod
     def discover(cls, parent: str) -> Self:
         """The trees of this host."""
-        own = _read("/proc/self/cgroup")
         mountinfo = _read("/proc/self/mountinfo")
-        hierarchies = find_hierarchies(mountinfo, own)
+        hierarchies = find_hierarchies(mountinfo)
+        own = _read("/proc/self/cgroup").partition("0::")[2].partition("\n")[0]
         for hierarchy in hierarchies:
-            if hierarchy.is_v2 and _is_delegated(hierarchy.path + own.partition("0::")[2].partition("\n")[0]):
-                return cls(find_hierarchies(mountinfo, own, is_delegated=True), parent)
+            if hierarchy.is_v2:
+                return cls(find_hierarchies(mountinfo, _delegated_group(hierarchy.path, own)), parent)
         return cls(hierarchies, parent)
 
     def prepare(self) -> None:
@@ -171,9 +171,6 @@ class CgroupHost:
     def _prepare(self, hierarchy: Hierarchy) -> bool:
         """Whether we may have groups in the tree."""
         path = f"{hierarchy.path}/{self._parent}"
-        wanted = [name for name in _USED_V2 if hierarchy.is_v2 and name in hierarchy.controllers]
-        if wanted:
-            _hand_down(hierarchy.path, wanted)
         try:
             os.mkdir(path, 0o755)
         except FileExistsError:
@@ -183,7 +180,11 @@ class CgroupHost:
             if error.errno not in {errno.EACCES, errno.EPERM, errno.EROFS}:
                 raise
             return False
+        wanted = [name for name in _USED_V2 if hierarchy.is_v2 and name in hierarchy.controllers]
         if wanted:
+            if os.geteuid() == 0 or _is_marked_delegated(hierarchy.path):
+                _vacate(hierarchy.path)
+            _hand_down(hierarchy.path, wanted)
             _hand_down(path, wanted)
         return True
 
@@ -349,12 +350,13 @@ class Cgroup:
             os.close(events)
 
     def _wait_empty_v1(self, timeout: float) -> None:
-        # Version 1 notifies through a helper program of the host only, which is not ours to set.
+        # Version 1 notifies through a helper program of the host only, which is not ours to set;
+        # so each process that is still there tells its own end.
         deadline = time.monotonic() + timeout
-        while any(_read_or_empty(f"{path}/tasks") for _, path in self._places):
-            if time.monotonic() > deadline:
-                raise TimeoutError("processes of the job are still alive")
-            time.sleep(0.001)
+        while pids := {pid for _, path in self._places for pid in _read_or_empty(f"{path}/cgroup.procs").split()}:
+            for pid in pids:
+                if not _has_ended(int(pid), deadline - time.monotonic()):
+                    raise TimeoutError("processes of the job are still alive")
 
     def remove(self) -> None:
         """Ends what is in the groups and removes them; groups that are gone are no error."""
@@ -498,17 +500,59 @@ def _why_missing(controller: str) -> str:
     return f"this host has no {controller} controller; {_HINTS[controller]}"
 
 
-def _is_delegated(path: str) -> bool:
-    """Whether a service manager has said that the group at `path` is ours (systemd Delegate=).
+def _has_ended(pid: int, timeout: float) -> bool:
+    """Whether the process ends within the time, told by the kernel."""
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        poll = select.poll()
+        poll.register(process, select.POLLIN)
+        return bool(poll.poll(max(0.0, timeout) * 1000))
+    finally:
+        os.close(process)
+
+
+def _vacate(path: str) -> None:
+    """Moves the processes of the group at `path`, the server's own, to a leaf below it.
+
+    Only a group without processes hands controllers down ("no internal processes", cgroup-v2.rst).
+    The top of all has no such rule, and no cgroup.type.
+    """
+    if not os.path.exists(f"{path}/cgroup.type"):
+        return
+    members = f"{path}/{_OWN_LEAF}/cgroup.procs"
+    # Until none is left, since they may fork meanwhile; 0 is one that a namespace keeps out of our sight.
+    while moving := set(_read(f"{path}/cgroup.procs").split()) - {"0"}:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(f"{path}/{_OWN_LEAF}", 0o755)
+        for pid in moving:
+            with contextlib.suppress(ProcessLookupError):
+                _write(members, pid)
+
+
+def _delegated_group(tree: str, own: str) -> str:
+    """The group that a service manager has handed to us (systemd's Delegate=): `own` or the one above it, else "".
 
     To root by a mark, since root may write everywhere; to anybody else by the right to write.
     """
-    if os.geteuid() != 0:
-        return os.access(f"{path}/cgroup.procs", os.W_OK)
-    try:
-        return os.getxattr(path, "trusted.delegate") == b"1"
-    except OSError:
-        return False
+    # A path with .. leads out of what our namespace shows.
+    for group in (own, os.path.dirname(own)) if "/.." not in own else ():
+        place = tree + group
+        may_write = os.geteuid() != 0 and os.access(f"{place}/cgroup.procs", os.W_OK)
+        if group != "/" and (may_write or _is_marked_delegated(place)):
+            return group
+    return ""
+
+
+def _is_marked_delegated(path: str) -> bool:
+    """Whether a service manager has said that the group at `path` is for us to divide."""
+    for attribute in ("trusted.delegate", "user.delegate"):
+        with contextlib.suppress(OSError):
+            if os.getxattr(path, attribute) == b"1":
+                return True
+    return False
 
 
 def _cannot_limit(knob: Knob, why: str) -> JobError:
