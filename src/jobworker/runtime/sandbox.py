@@ -618,7 +618,8 @@ def _environment(spec: JobSpec, job_id: str) -> Mapping[str, str]:
 
 def _rlimits(limits: Limits) -> tuple[tuple[int, int, int], ...]:
     """By number, soft and hard, in the order of a status; never above what the server itself has."""
-    processes = resource.RLIM_INFINITY if limits.pids is None else limits.pids
+    # One more than the control group lets through, which would count none of its refusals if it were never asked.
+    processes = resource.RLIM_INFINITY if limits.pids is None else limits.pids + 1
     wanted = (
         (resource.RLIMIT_CORE, 0, 0),
         (resource.RLIMIT_NOFILE, 1024, 4096),
