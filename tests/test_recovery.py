@@ -36,7 +36,7 @@ def test_a_job_with_a_living_monitor_is_adopted(is_same_boot: bool) -> None:  # 
     ("has_directory", "is_same_boot", "reason"),
     [
         (False, True, "the server stopped before the job was started"),
-        (False, False, "the server stopped before the job was started"),
+        (False, False, "host rebooted"),
         (True, False, "host rebooted"),
         (True, True, "its monitor was killed"),
     ],

@@ -22,7 +22,7 @@ from jobworker.core.spec import JobSpec, Limits, MiB, Network
 from jobworker.runtime.launcher_client import LauncherClient
 from jobworker.runtime.output_log import Chunk
 from jobworker.service import JobView, OutputEnd, OutputRequest, Quotas, Service
-from jobworker.store import audit, jobs
+from jobworker.store import audit, boot, jobs
 from jobworker.store.database import Database
 from jobworker.store.jobs import JobFilter, JobRecord
 from jobworker.worker import bootstrap
@@ -464,6 +464,24 @@ async def test_a_row_without_a_directory_is_a_job_that_was_never_started(state: 
         await service.wait(ALICE, again.record.id, None)
         await service.remove(ALICE, again.record.id, force=False)
         assert recorded(database, again.record.id) is None
+
+
+async def test_a_row_whose_directory_a_reset_has_cost_was_started_for_all_one_knows(
+    state: Path, database: Database
+) -> None:
+    """C4, S11: the host lost what nobody had synced; the job may have run, so that its key is used up."""
+    record = JobRecord(id=new_job_id(), owner="alice", spec=TRUE, created_at=1.0, node="here", idempotency_key="key")
+    await database.write(lambda connection: jobs.insert(connection, record))
+    await database.write(lambda connection: boot.replace(connection, "00000000-0000-4000-8000-000000000000"))
+    async with serving(state, database) as service:
+        view = await service.status(ALICE, record.id)
+        assert isinstance(view.record.phase, Ended)
+        assert view.record.phase.ending.outcome == Lost("host rebooted")
+        again, existed = await service.start(ALICE, TRUE, "key")
+        assert (again.record.id, existed) == (record.id, True)
+        await eventually(
+            lambda: database.read(boot.known) == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        )
 
 
 async def test_a_removal_that_was_cut_short_can_be_finished(state: Path, database: Database) -> None:

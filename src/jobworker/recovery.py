@@ -1,9 +1,12 @@
 """What to do at start with each job that an earlier server left: a pure decision from the facts."""
 
 from dataclasses import dataclass
-from typing import assert_never
+from typing import Final, assert_never
 
 from jobworker.core.outcome import Lost
+
+#: Nothing of it has ever run, so that it may be started again under the same key.
+NEVER_STARTED: Final = Lost("the server stopped before the job was started")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +46,11 @@ def judge(facts: Facts) -> Verdict:
             return Believe()
         case Facts(is_supervised=True):
             return Adopt()
-        case Facts(has_directory=False):
-            return DeclareLost(Lost("the server stopped before the job was started"))
+        # A reset may also have cost the host a directory that nobody had synced.
         case Facts(is_same_boot=False):
             return DeclareLost(Lost("host rebooted"))
+        case Facts(has_directory=False):
+            return DeclareLost(NEVER_STARTED)
         case Facts():
             return DeclareLost(Lost("its monitor was killed"))
         case _:

@@ -25,11 +25,11 @@ from jobworker.core.outcome import Ending, Lost, Outcome, OutputTotals, Usage
 from jobworker.core.spec import JobSpec, Network
 from jobworker.events import JobEvent, JobEvents
 from jobworker.job import JobStatus
-from jobworker.recovery import DeclareLost, Facts, judge
+from jobworker.recovery import NEVER_STARTED, DeclareLost, Facts, judge
 from jobworker.runtime.controls import describe_isolation
 from jobworker.runtime.launcher_client import LauncherClient
 from jobworker.runtime.output_log import BOTH, Chunk, Stream
-from jobworker.store import audit, jobs
+from jobworker.store import audit, boot, jobs
 from jobworker.store.audit import AuditEvent
 from jobworker.store.database import Database
 from jobworker.store.jobs import Desired, JobFilter, JobRecord, KeyTaken, Page
@@ -133,8 +133,11 @@ class Service:
         for record in database.read(jobs.unfinished):
             service._live[record.id] = record
         service._worker = await Worker.open(state, launcher=launcher, on_end=service._on_end)
+        known = database.read(boot.known)
         for record in list(service._live.values()):
-            await service._recover(record)
+            await service._recover(record, is_same_boot=known in {"", service._worker.boot_id})
+        if known != service._worker.boot_id:
+            service._do_later(service._insist(lambda connection: boot.replace(connection, service._worker.boot_id)))
         return service
 
     def refuse_new_jobs(self) -> None:
@@ -224,7 +227,7 @@ class Service:
 
     async def _was_never_started(self, record: JobRecord) -> bool:
         """Whether an earlier server stopped before the job had so much as files: then its key is still good."""
-        if not isinstance(record.phase, Ended) or not isinstance(record.phase.ending.outcome, Lost):
+        if not isinstance(record.phase, Ended) or record.phase.ending.outcome != NEVER_STARTED:
             return False
         try:
             await self._worker.status(record.id)
@@ -470,21 +473,23 @@ class Service:
 
     def _record_later(self, expected: State, record: JobRecord) -> None:
         async def write() -> None:
-            while True:
-                try:
-                    if isinstance(record.phase, Ended):
-                        await self._database.write(lambda connection: _set_ended(connection, record))
-                        self._live.pop(record.id, None)
-                    else:
-                        await self._database.write(
-                            lambda connection: jobs.compare_and_set(connection, expected, record)
-                        )
-                except JobError:
-                    await asyncio.sleep(_RETRY_SECONDS)
-                else:
-                    return
+            if isinstance(record.phase, Ended):
+                await self._insist(lambda connection: _set_ended(connection, record))
+                self._live.pop(record.id, None)
+            else:
+                await self._insist(lambda connection: jobs.compare_and_set(connection, expected, record))
 
         self._do_later(write())
+
+    async def _insist(self, change: Callable[[sqlite3.Connection], object]) -> None:
+        """Returns when the change is durable, however long the disk is full."""
+        while True:
+            try:
+                await self._database.write(change)
+            except JobError:
+                await asyncio.sleep(_RETRY_SECONDS)
+            else:
+                return
 
     def _do_later(self, work: Coroutine[None, None, None]) -> None:
         """Lets something go on behind the call that asked for it, until `close`."""
@@ -494,14 +499,15 @@ class Service:
 
     # Recovering.
 
-    async def _recover(self, record: JobRecord) -> None:
+    async def _recover(self, record: JobRecord, *, is_same_boot: bool) -> None:
         """Brings the record of an unfinished job up to what the worker found."""
         if record.id not in self._live:
             return  # its end was told while the worker looked around
         try:
             status = await self._worker.status(record.id)
         except JobError:
-            verdict = judge(Facts(has_directory=False, has_outcome=False, is_supervised=False, is_same_boot=True))
+            facts = Facts(has_directory=False, has_outcome=False, is_supervised=False, is_same_boot=is_same_boot)
+            verdict = judge(facts)
             lost = verdict.outcome if isinstance(verdict, DeclareLost) else Lost("its record was lost")
             ended, _ = advance(record.phase, Finished(Ending(outcome=lost, ended_at=self._clock())))
             await self._on_end(_status_of(record, ended))

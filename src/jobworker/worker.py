@@ -101,7 +101,7 @@ class Worker:
         self._starts = Rotation(_STARTS_AT_ONCE, _STARTS_OF_ONE)
         self._tails = asyncio.Semaphore(_TAILS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._boot_id = _BOOT_ID.read_text(encoding="ascii").strip()
+        self.boot_id = _BOOT_ID.read_text(encoding="ascii").strip()
 
     @classmethod
     async def open(
@@ -339,7 +339,7 @@ class Worker:
     async def _start(self, job: Job, by: str, programs: tuple[str, ...] | None) -> None:
         try:
             async with self._starts.turn(by):
-                request = job_dir.Request(job.spec, job.created_at, self._boot_id, programs)
+                request = job_dir.Request(job.spec, job.created_at, self.boot_id, programs)
                 try:
                     directory = job_dir.create(self._jobs_dir, job.id, request)
                 except OSError as error:
@@ -407,7 +407,7 @@ class Worker:
                 has_directory=True,
                 has_outcome=False,
                 is_supervised=False,
-                is_same_boot=job.boot_id in {"", self._boot_id},
+                is_same_boot=job.boot_id in {"", self.boot_id},
             )
             verdict = recovery.judge(facts)
             if not isinstance(verdict, recovery.DeclareLost):

@@ -1,0 +1,15 @@
+"""Which boot of the host the newest server ran in: what a reset has cost is told apart from a restart."""
+
+import sqlite3
+
+
+def known(connection: sqlite3.Connection) -> str:
+    """The id of that boot; empty before the first."""
+    row = connection.execute("SELECT id FROM boot").fetchone()
+    return "" if row is None else str(row[0])
+
+
+def replace(connection: sqlite3.Connection, boot_id: str) -> None:
+    """Put this boot on record in place of the one before."""
+    connection.execute("DELETE FROM boot")
+    connection.execute("INSERT INTO boot (id) VALUES (?)", (boot_id,))
