@@ -9,8 +9,13 @@ from pathlib import Path
 
 import pytest
 from host import children, job_groups
+from hypothesis import settings
 
 from jobworker import Worker
+
+# A case that takes long does so because the machine is busy.
+settings.register_profile("jobworker", deadline=None)
+settings.load_profile("jobworker")
 
 PROGRAMS = Path(__file__).parent / "programs"
 
@@ -63,12 +68,15 @@ def programs() -> Iterator[Path]:
     place = Path(tempfile.mkdtemp(prefix="jobworker-programs-", dir="/var/tmp"))
     place.chmod(0o755)
     try:
+        compilers = []
         for source in PROGRAMS.iterdir():
             if source.suffix == ".c":
-                subprocess.run(["cc", "-O1", "-static", "-o", place / source.stem, source, "-pthread"], check=True)
+                command = ["cc", "-O1", "-static", "-o", place / source.stem, source, "-pthread"]
+                compilers.append(subprocess.Popen(command))
             elif source.is_file():
                 shutil.copy(source, place / source.name)
                 (place / source.name).chmod(0o755)
+        assert {compiler.wait() for compiler in compilers} == {0}
         yield place
     finally:
         shutil.rmtree(place)
