@@ -6,39 +6,7 @@ cd "$(dirname "$0")/.."
 umask 022                        # jobworkerd gives up root and still reads what is installed here
 PATH="$PATH:/usr/sbin:/sbin"     # where mkfs.ext4 is, which a user's PATH need not name
 
-say() { echo "setup: $*" >&2; }
-
-is_root() { [ "$(id -u)" -eq 0 ]; }
-
-install_packages() { # PACKAGE...
-    if ! is_root; then
-        say "missing: $*; as root, run: apt-get install $*"
-        return 1
-    fi
-    say "installing $*"
-    export DEBIAN_FRONTEND=noninteractive
-    apt-get install -qq --no-install-recommends "$@" >/dev/null 2>&1 && return
-    # The usual reason on a fresh machine: its package lists are absent or stale.
-    apt-get update -qq && apt-get install -qq --no-install-recommends "$@" >/dev/null
-}
-
-missing_packages() { # what the tests, the demo and the bench run beside Python
-    while read -r file package; do
-        case $file in
-            /*) [ -e "$file" ] ;;
-            *) command -v "$file" >/dev/null ;;
-        esac || echo "$package"
-    done <<END
-gcc                  gcc
-/usr/include/stdio.h libc6-dev
-bwrap                bubblewrap
-strace               strace
-openssl              openssl
-ps                   procps
-unshare              util-linux
-mkfs.ext4            e2fsprogs
-END
-}
+. scripts/packages.sh
 
 is_recent() { # PYTHON
     "$1" -I -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
@@ -61,7 +29,18 @@ find_python() { # prints the real path of the best Python 3.11 or later
     return 1
 }
 
-missing=$(missing_packages)
+# What the tests, the demo and the bench run beside Python.
+missing=$(missing_packages <<END
+gcc                  gcc
+/usr/include/stdio.h libc6-dev
+bwrap                bubblewrap
+strace               strace
+openssl              openssl
+ps                   procps
+unshare              util-linux
+mkfs.ext4            e2fsprogs
+END
+)
 # Left unquoted to become one word a package.
 [ -z "$missing" ] || install_packages $missing || say "going on: only the tests and benches that need these will say so"
 

@@ -76,6 +76,7 @@ async def test_a_signal_is_a_signal_and_no_exit_code(worker: Worker) -> None:
         assert (job.ending.outcome, job.state) == (Signaled(number), State.FAILED)
 
 
+@pytest.mark.layout
 async def test_stopped_killed_out_of_memory_and_timed_out_are_told_apart(worker: Worker, programs: Path) -> None:
     """P8. All four end by the same SIGKILL."""
     killed, _ = await run_job(worker, _sh("kill -9 $$"))
@@ -90,6 +91,7 @@ async def test_stopped_killed_out_of_memory_and_timed_out_are_told_apart(worker:
     assert [job.state for job in (killed, late, hungry, stopped)] == [State.FAILED] * 3 + [State.STOPPED]
 
 
+@pytest.mark.layout
 async def test_a_job_whose_child_met_the_memory_limit_is_out_of_memory_whatever_it_returns(
     worker: Worker, programs: Path
 ) -> None:
@@ -197,6 +199,7 @@ async def test_a_thousand_orphans_in_a_job_are_reaped(worker: Worker, programs: 
     assert job.state is State.COMPLETED
 
 
+@pytest.mark.layout
 async def test_groups_go_away_without_anyone_sleeping(worker: Worker, state: Path, tmp_path: Path) -> None:
     """P9. No process of ours calls a sleep, and none tries again and again to remove a group."""
     launcher = await launcher_of(worker)

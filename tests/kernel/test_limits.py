@@ -55,6 +55,7 @@ async def _share_of_a_core(worker: Worker, programs: Path, cpu: float | None) ->
     return float(output), job.usage.throttled_seconds
 
 
+@pytest.mark.layout
 async def test_a_cpu_limit_holds(worker: Worker, programs: Path) -> None:
     """S2. 0.2 ± 0.05 seconds a second, and the throttling is counted."""
     share, throttled = await _share_of_a_core(worker, programs, 0.2)
@@ -65,6 +66,7 @@ async def test_a_cpu_limit_holds(worker: Worker, programs: Path) -> None:
     assert never == 0
 
 
+@pytest.mark.layout
 async def test_a_job_over_its_memory_limit_is_ended_and_the_worker_lives(worker: Worker, programs: Path) -> None:
     """S2."""
     for limit, outcome in ((32 * MiB, OomKilled()), (256 * MiB, Exited(0)), (None, Exited(0))):
@@ -76,6 +78,7 @@ async def test_a_job_over_its_memory_limit_is_ended_and_the_worker_lives(worker:
         assert limit is None or job.usage.memory_peak <= limit
 
 
+@pytest.mark.layout
 @pytest.mark.parametrize("place", ["/tmp", "/dev/shm"])
 async def test_a_file_in_memory_does_not_get_around_the_memory_limit(worker: Worker, place: str) -> None:
     """S2. The control: with a limit above what it writes, the same job ends well."""
@@ -118,6 +121,7 @@ while True:
 """
 
 
+@pytest.mark.layout
 async def test_jobs_share_a_busy_cpu_alike_however_many_processes_they_have(worker: Worker, state: Path) -> None:
     """S2. The control: with a tenth of the weight the one process gets what that is worth."""
     one, eight = [
@@ -142,6 +146,7 @@ async def test_jobs_share_a_busy_cpu_alike_however_many_processes_they_have(work
     assert await share() < 0.3
 
 
+@pytest.mark.layout
 async def test_what_a_job_uses_is_told_while_it_runs_and_in_its_outcome(worker: Worker, big_file: Path) -> None:
     """S2. All that this kernel counts, of all the jobs limits are for."""
     busy = "dd if={} of=/dev/null iflag=direct bs=1M status=none; i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done"
@@ -175,6 +180,7 @@ async def test_what_a_job_uses_is_told_while_it_runs_and_in_its_outcome(worker: 
     assert (ended.pids_current, ended.memory_current) == (None, None)
 
 
+@pytest.mark.layout
 async def test_a_limit_on_processes_holds_a_fork_bomb(worker: Worker, state: Path, programs: Path) -> None:
     """S2. The control: with a higher limit it makes more."""
     for limit in (20, 60):
@@ -196,6 +202,7 @@ async def test_one_process_is_enough_for_a_job_that_needs_no_other(worker: Worke
     assert (job.state, output) == (State.COMPLETED, b"hi\n")
 
 
+@pytest.mark.layout
 async def test_no_limits_at_all_are_possible(worker: Worker) -> None:
     """S2."""
     free = Limits(memory=None, pids=None)
@@ -267,6 +274,7 @@ async def test_an_io_limit_holds_direct_writes(state: Path, programs: Path) -> N
     assert times[None] < times[4 * MiB] / 2
 
 
+@pytest.mark.layout
 async def test_the_effective_limits_are_what_the_kernel_shows(worker: Worker, state: Path) -> None:
     """S2. Read again from the job's own groups, by somebody else."""
     limits = Limits(cpu=0.5, memory=64 * MiB, pids=33)
@@ -282,6 +290,7 @@ async def test_the_effective_limits_are_what_the_kernel_shows(worker: Worker, st
     await worker.stop(job.id)
 
 
+@pytest.mark.layout
 async def test_the_monitor_is_in_none_of_the_jobs_groups(worker: Worker, state: Path, programs: Path) -> None:
     """S2. What limits the job must not slow down whoever watches over it."""
     job = await start_talking(worker, JobSpec(program=str(programs / "tree")))

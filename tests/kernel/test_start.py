@@ -98,6 +98,7 @@ async def test_a_job_is_in_its_groups_from_its_first_instruction_on(worker: Work
             process.wait()
 
 
+@pytest.mark.layout
 async def test_a_fork_storm_at_start_leaves_no_descendant_outside(worker: Worker, state: Path, programs: Path) -> None:
     """S1. Every process below the monitor is in every group of the job."""
     storm = JobSpec(program=str(programs / "fork_storm"), limits=Limits(pids=100))
@@ -134,6 +135,7 @@ async def test_an_io_limit_without_a_disk_is_refused_by_name(
     assert job_groups(state) == []
 
 
+@pytest.mark.layout
 async def test_a_limit_without_its_controller_is_refused_by_name(state: Path) -> None:
     """S3. The control: without limits the same launcher runs the job."""
     async with _worker_with("launcher_without_controllers", state) as worker:
@@ -142,7 +144,7 @@ async def test_a_limit_without_its_controller_is_refused_by_name(state: Path) ->
             ({"cpu": 0.5}, "cpu"),
             ({"memory": 64 * MiB}, "memory"),
             ({"pids": 10}, "pids"),
-            ({"io_write_bps": MiB}, "io"),
+            ({"io_write_bps": MiB, "io_device": "/var/tmp"}, "io"),
         ):
             error = await _refusal(worker, JobSpec(program="/bin/true", limits=Limits(**none | limits)))
             assert error.code is ErrorCode.UNSUPPORTED
@@ -282,7 +284,7 @@ async def test_rlimits_are_as_declared(worker: Worker, programs: Path) -> None:
     } == {
         "CORE": [0, 0],
         "NOFILE": [1024, 4096],
-        "NPROC": [77, 77],
+        "NPROC": [78, 78],
         "MEMLOCK": [65536, 65536],
         "MSGQUEUE": [0, 0],
     }
@@ -421,6 +423,7 @@ async def test_a_start_works_after_the_launcher_is_killed_again_and_again(worker
     assert {(await worker.stop(job.id)).state for job in jobs} == {State.STOPPED}
 
 
+@pytest.mark.layout
 async def test_a_group_that_an_earlier_job_left_is_removed_with_what_is_in_it(worker: Worker, state: Path) -> None:
     """S10. Never EEXIST."""
     job_id = "00000000-0000-4000-8000-000000000001"

@@ -56,6 +56,7 @@ async def _stdout_of(worker: Worker, job_id: str) -> bytes:
     return b"".join([chunk.data async for chunk in worker.output(job_id, streams=frozenset({Stream.STDOUT}))])
 
 
+@pytest.mark.layout
 @pytest.mark.parametrize("grace", [0.0, 0.2])
 async def test_stop_ends_the_whole_tree(worker: Worker, state: Path, programs: Path, grace: float) -> None:
     """P1. Sessions of their own, daemons, deaf and stopped ones; tracing is refused to jobs."""
@@ -70,6 +71,7 @@ async def test_stop_ends_the_whole_tree(worker: Worker, state: Path, programs: P
     assert job_groups(state) == []
 
 
+@pytest.mark.layout
 async def test_stop_ends_a_job_that_was_suspended(worker: Worker, state: Path) -> None:
     """P1. And with grace it is woken to hear of it."""
     job = await start_talking(worker, _sh("trap 'echo bye; exit 0' TERM; echo ready; while :; do sleep 0.01; done"))
@@ -80,6 +82,7 @@ async def test_stop_ends_a_job_that_was_suspended(worker: Worker, state: Path) -
     assert await _stdout_of(worker, job.id) == b"ready\nbye\n"
 
 
+@pytest.mark.layout
 async def test_stop_ends_a_job_that_is_frozen(worker: Worker, state: Path) -> None:
     """P1. By the host's administrator, through the group of the job that can do it."""
     job = await start_talking(worker, _sh("echo ready; while :; do :; done"))
@@ -105,6 +108,7 @@ async def test_stop_ends_a_job_that_is_traced(worker: Worker, state: Path, tmp_p
     assert job_groups(state) == []
 
 
+@pytest.mark.layout
 async def test_stop_ends_a_fork_bomb(worker: Worker, state: Path, programs: Path) -> None:
     """P1."""
     bomb = JobSpec(program=str(programs / "fork_storm"), args=("spread",), limits=Limits(pids=100))

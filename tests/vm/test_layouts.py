@@ -1,0 +1,53 @@
+"""The same verdicts on pure v2, hybrid and v1, and what only a machine of one's own can show: on Debian's kernel."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from machine import LAYOUTS, missing
+
+_MACHINE = Path(__file__).parent.parent.parent / "vm" / "machine.py"
+#: Every plugin costs a second to load in there; these are the ones that the tests use.
+_PYTEST = (
+    *("env", "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1", sys.executable, "-m", "pytest", "-p", "pytest_asyncio.plugin"),
+    *("-p", "pytest_timeout", "-p", "no:cacheprovider", "--color=no", "-v", "--timeout=300"),
+)
+
+pytestmark = [
+    pytest.mark.skipif(bool(missing()), reason=f"a virtual machine needs: {', '.join(missing())}"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+
+def _run_in_guest(capsys: pytest.CaptureFixture[str], layout: str, seconds: float, *arguments: str) -> None:
+    """Passes when pytest in the guest does, shows what it says, and has its closing line seen in any case."""
+    machine = [sys.executable, _MACHINE, "--layout", layout, "--timeout", str(seconds), "--", *_PYTEST, *arguments]
+    lines = []
+    with subprocess.Popen(machine, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
+        try:
+            assert running.stdout is not None
+            for line in running.stdout:
+                print(line, end="", flush=True)
+                lines.append(line.strip())
+        finally:
+            running.terminate()
+    with capsys.disabled():
+        told = [line for line in lines if line.startswith("SKIPPED")]
+        print("", *told, f"in the machine, {layout}: {lines[-1].strip('= ') if lines else 'nothing'}", sep="\n")
+    assert running.returncode == 0, f"{layout}: pytest in the machine ended with {running.returncode}"
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_rests_on_control_groups_holds_on_every_layout(capsys: pytest.CaptureFixture[str], layout: str) -> None:
+    """S1 to S6, P1, P6, P9, R1, as far as the layout can make a difference."""
+    _run_in_guest(capsys, layout, 800, "-m", "layout and not soak", "tests/kernel", "tests/hostile", "tests/guest")
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_all_that_the_kernel_decides_holds_on_every_layout(capsys: pytest.CaptureFixture[str], layout: str) -> None:
+    """E, O, P, R1, S: the whole of the suites that speak to the kernel."""
+    _run_in_guest(capsys, layout, 7200, "tests/kernel", "tests/hostile", "tests/runtime", "tests/guest")
