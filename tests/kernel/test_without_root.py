@@ -29,8 +29,9 @@ _NEW_NAMESPACE = "import sys; from jobworker.runtime.unprivileged import enter_u
 class User:
     """A worker of an ordinary user, in a process of the user's own."""
 
-    def __init__(self, home: Path, programs: Path) -> None:
+    def __init__(self, home: Path, programs: Path, *through: str) -> None:
         self.home = home
+        self._through = through  # what starts the worker, in place of the identity
         self.state = home / "state"
         self._programs = programs
         self._environment = {
@@ -42,7 +43,7 @@ class User:
 
     def open(self) -> None:
         """Starts the worker, on what an earlier one has left."""
-        command = [JOB_PYTHON, str(self._programs / "worker_process.py"), str(self.state)]
+        command = [*self._through, JOB_PYTHON, str(self._programs / "worker_process.py"), str(self.state)]
         self._worker = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -50,7 +51,7 @@ class User:
             text=True,
             env=self._environment,
             cwd="/",
-            **_IDENTITY,
+            **({} if self._through else _IDENTITY),
         )
         self.keeper = self._read()["launcher"]
 
@@ -234,3 +235,37 @@ def test_jobs_outlive_the_worker_and_are_adopted(user: User) -> None:
     user.open()
     assert user.ask({"output": job})["output"] == "whole\n"
     assert user.ask({"status": job})["state"] == "COMPLETED"
+
+
+@pytest.fixture
+def delegated() -> Iterator[Path]:
+    """A v2 group that belongs to the user, as a service manager gives it away."""
+    trees = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines() if " - cgroup2 " in line]
+    if os.geteuid() != 0 or not trees:
+        pytest.skip("needs root and a cgroup v2 tree: to give a group to the user")
+    group = Path(trees[0][4], f"jobworker-test-{os.getpid()}")
+    group.mkdir()
+    for path in (group, *(group / f"cgroup.{name}" for name in ("procs", "threads", "subtree_control"))):
+        os.chown(path, _USER, _USER)
+    yield group
+    for below in sorted((path for path in group.rglob("*") if path.is_dir()), reverse=True):
+        below.rmdir()
+    group.rmdir()
+
+
+async def test_in_a_delegated_group_a_job_has_one_of_its_own_and_is_killed_with_it(
+    home: Path, programs: Path, delegated: Path
+) -> None:
+    """S1, P1. The control: the worker itself stays where it was put."""
+    enter = f'echo $$ >{delegated}/cgroup.procs; exec setpriv --reuid={_USER} --regid={_USER} --clear-groups "$@"'
+    user = User(home, programs, "sh", "-c", enter, "sh")
+    try:
+        job = user.start("sh", "-c", "setsid sleep 1000 & sleep 1001")["id"]
+        [group] = [path for path in delegated.rglob(job) if path.is_dir()]
+        await eventually(lambda: len((group / "cgroup.procs").read_text().split()) == 3)
+        assert (delegated / "cgroup.procs").read_text().split() != []
+        assert user.ask({"stop": job})["state"] == "STOPPED"
+        assert not group.exists()
+    finally:
+        user.close()
+        shutil.rmtree(user.state)
