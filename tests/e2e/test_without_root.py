@@ -3,6 +3,8 @@
 import json
 import tomllib
 
+from host import needs_root
+
 
 def test_a_job_runs_and_every_answer_says_what_its_isolation_lacks(user_daemon):
     """Start, status, list, audit and log: nothing is weakened silently."""
@@ -21,6 +23,7 @@ def test_a_job_runs_and_every_answer_says_what_its_isolation_lacks(user_daemon):
     assert f"job {listed['id']} starts with isolation: {listed['isolation']}" in user_daemon.log.read_text()
 
 
+@needs_root
 def test_a_whole_server_says_nothing_of_the_kind(daemon):
     """The control of the test above."""
     started = daemon.jobctl("run", "--name", "whole", "--", "true")

@@ -212,7 +212,9 @@ def test_a_limit_that_cannot_be_had_refuses_the_start_by_name(user: User) -> Non
             refused = user.start("true", limits=limits)
             if "memory-limit" in lacking:
                 assert refused["code"] == "unsupported"
-                assert refused["error"].startswith(f"{name} limit: without root it needs a delegated cgroup v2 group")
+                assert refused["error"].startswith(
+                    f"{name} limit: this host has no {name} controller for a server without root"
+                )
     assert [entry.name for entry in (user.state / "jobs").iterdir()] != []
 
 

@@ -496,7 +496,7 @@ def _kill_member(pid: str, members: str) -> None:
 
 def _why_missing(controller: str) -> str:
     if os.geteuid() != 0:
-        return f"without root it needs a delegated cgroup v2 group with the {controller} controller; {_WITHOUT_ROOT}"
+        return f"this host has no {controller} controller for a server without root; {_WITHOUT_ROOT}"
     return f"this host has no {controller} controller; {_HINTS[controller]}"
 
 
