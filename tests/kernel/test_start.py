@@ -154,6 +154,22 @@ async def test_a_limit_without_its_controller_is_refused_by_name(state: Path) ->
         assert (job.state, dict(job.effective_limits)) == (State.COMPLETED, {})
 
 
+async def test_a_device_path_that_never_answers_fails_that_start_and_holds_up_no_other(state: Path) -> None:
+    """S3, R4: as on a file server that is gone. The control: other paths are answered by the same launcher."""
+    if "autofs" not in Path("/proc/filesystems").read_text():
+        pytest.skip("needs autofs: a file system that does not answer")
+    limits = {"memory": None, "pids": None, "io_read_bps": MiB}
+    async with _worker_with("launcher_with_dead_mount", state) as worker:
+        dead = JobSpec(program="/bin/true", limits=Limits(**limits, io_device="/opt/gone"))  # type: ignore[arg-type]
+        error = await _refusal(worker, dead)
+        assert (error.code, error.message.partition(":")[0]) == (ErrorCode.UNAVAILABLE, "io_device")
+        assert "does not answer" in error.message
+        assert job_groups(state) == []
+        absent = JobSpec(program="/bin/true", limits=Limits(**limits, io_device="/gone"))  # type: ignore[arg-type]
+        assert "the server has no path" in (await _refusal(worker, absent)).message
+        assert (await run_job(worker, JobSpec(program="/bin/true")))[0].state is State.COMPLETED
+
+
 # S7: what cannot be executed.
 
 

@@ -7,16 +7,19 @@ anybody but root it makes jobs with the rights of user namespaces.
 """
 
 import gc
+import json
 import os
 import resource
+import select
 import signal
 import socket
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final, NoReturn
 
-from jobworker.core.errors import ErrorCode, JobError
+from jobworker.core.errors import ErrorCode, JobError, quoted
 from jobworker.core.job_id import is_job_id
 from jobworker.core.spec import JobSpec
 from jobworker.runtime import block_device, controls, job_dir, linux, sandbox, unprivileged, wire
@@ -41,6 +44,7 @@ CAPABILITIES: Final = frozenset(
         linux.CAP_SYS_RESOURCE,  # hard limits above the server's own; bigger pipes
     }
 )
+_LOOK_UP_SECONDS: Final = 2.0
 _LOWEST_UID: Final = 1000  # no job may share a uid with the system's own accounts
 
 
@@ -247,10 +251,39 @@ class Launcher:
             group.create()
 
     def _disks_of(self, path: str) -> list[str]:
-        """The disks behind a path that a user has named, looked up with the server's rights and not with root's."""
-        with linux.file_system_ids(self._bootstrap.service_uid, self._bootstrap.service_gid):
-            place = block_device.look_up(path)
-        return block_device.disks_behind(place, path)
+        """The disks behind a path that a user has named."""
+        return block_device.disks_behind(self._look_up(path), path)
+
+    def _look_up(self, path: str) -> block_device.Place:
+        """Looked up with the server's rights and not with root's, by a child: a file server may never answer."""
+        readable, writable = os.pipe2(os.O_CLOEXEC)
+        with open(readable, "rb") as answer:
+            child = os.fork()
+            if child == 0:
+                self._answer_place(path, writable)
+            os.close(writable)
+            poll = select.poll()
+            poll.register(readable, select.POLLIN)
+            if not poll.poll(_LOOK_UP_SECONDS * 1000):
+                os.kill(child, signal.SIGKILL)  # it has not ended, or the pipe would have
+                raise JobError(
+                    ErrorCode.UNAVAILABLE, f"io_device: {quoted(path)} is on a file system that does not answer"
+                )
+            words = json.loads(answer.read())
+        if "message" in words:
+            raise JobError(ErrorCode.INVALID_ARGUMENT, words["message"])
+        return block_device.Place(**words)
+
+    def _answer_place(self, path: str, pipe: int) -> NoReturn:
+        try:
+            try:
+                with linux.file_system_ids(self._bootstrap.service_uid, self._bootstrap.service_gid):
+                    words: dict[str, object] = asdict(block_device.look_up(path))
+            except JobError as error:
+                words = {"message": error.message}
+            os.write(pipe, json.dumps(words).encode())
+        finally:
+            os._exit(0)
 
     def _check_floor(self, lease: UidLease) -> None:
         """The uid for a job, checked once more where it is given out: never root's, and as root never the server's."""
