@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from host import needs_root
 
 from jobworker.access.ceiling import Ceiling
 from jobworker.access.policy import Role
@@ -230,3 +231,15 @@ def test_limits_that_the_host_lacks_are_neither_given_by_default_nor_demanded():
     with pytest.raises(JobError, match="memory"):  # the control
         Jobs().ceilings[Role.USER].check(jobs.default)
     assert Jobs().without(()) == Jobs()
+
+
+@needs_root
+@pytest.mark.parametrize(("owner", "mode"), [(1234, 0o640), (0, 0o660), (0, 0o646)])
+def test_root_acts_on_no_configuration_that_others_could_change(load, tmp_path, owner, mode):
+    """security.md §1: a server that was taken over does not become root at its next start."""
+    load(TLS)  # the control
+    path = tmp_path / "jobworker.toml"
+    path.chmod(mode)
+    os.chown(path, owner, -1)
+    with pytest.raises(ConfigRefused, match="chown root and chmod 640"):
+        Config.load(path)

@@ -17,6 +17,7 @@ import pytest
 from host import JOB_PYTHON, descendants, eventually, title
 
 from jobworker import JobSpec, Limits
+from jobworker.core.spec import MiB
 
 _SOURCES = Path(__file__).parents[2] / "src"
 _PROGRAMS = Path(__file__).parent.parent / "programs"
@@ -241,33 +242,57 @@ def test_jobs_outlive_the_worker_and_are_adopted(user: User) -> None:
 
 @pytest.fixture
 def delegated() -> Iterator[Path]:
-    """A v2 group that belongs to the user, as a service manager gives it away."""
+    """A v2 group that belongs to the user, with what controllers there are, as a service manager gives it away."""
     trees = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines() if " - cgroup2 " in line]
     if os.geteuid() != 0 or not trees:
         pytest.skip("needs root and a cgroup v2 tree: to give a group to the user")
-    group = Path(trees[0][4], f"jobworker-test-{os.getpid()}")
+    tree = Path(trees[0][4])
+    for controller in {"cpu", "memory", "pids"} & {*(tree / "cgroup.controllers").read_text().split()}:
+        (tree / "cgroup.subtree_control").write_text(f"+{controller}")
+    group = tree / f"jobworker-test-{os.getpid()}"
     group.mkdir()
     for path in (group, *(group / f"cgroup.{name}" for name in ("procs", "threads", "subtree_control"))):
         os.chown(path, _USER, _USER)
+    os.setxattr(group, "user.delegate", b"1")
     yield group
     for below in sorted((path for path in group.rglob("*") if path.is_dir()), reverse=True):
         below.rmdir()
     group.rmdir()
 
 
-async def test_in_a_delegated_group_a_job_has_one_of_its_own_and_is_killed_with_it(
-    home: Path, programs: Path, delegated: Path
-) -> None:
-    """S1, P1. The control: the worker itself stays where it was put."""
+@pytest.fixture
+def service(home: Path, programs: Path, delegated: Path) -> Iterator[User]:
+    """The user's worker in a delegated group."""
     enter = f'echo $$ >{delegated}/cgroup.procs; exec setpriv --reuid={_USER} --regid={_USER} --clear-groups "$@"'
     user = User(home, programs, "sh", "-c", enter, "sh")
-    try:
-        job = user.start("sh", "-c", "setsid sleep 1000 & sleep 1001")["id"]
-        [group] = [path for path in delegated.rglob(job) if path.is_dir()]
-        await eventually(lambda: len((group / "cgroup.procs").read_text().split()) == 3)
-        assert (delegated / "cgroup.procs").read_text().split() != []
-        assert user.ask({"stop": job})["state"] == "STOPPED"
-        assert not group.exists()
-    finally:
-        user.close()
-        shutil.rmtree(user.state)
+    yield user
+    user.close()
+    shutil.rmtree(user.state)
+
+
+@pytest.mark.layout
+async def test_in_a_delegated_group_a_job_has_one_of_its_own_and_is_killed_with_it(
+    service: User, delegated: Path
+) -> None:
+    """S1, P1. The control: the worker itself is not in it."""
+    job = service.start("sh", "-c", "setsid sleep 1000 & sleep 1001")["id"]
+    [group] = [path for path in delegated.rglob(job) if path.is_dir()]
+    await eventually(lambda: len((group / "cgroup.procs").read_text().split()) == 3)
+    assert str(service.keeper) not in (group / "cgroup.procs").read_text().split()
+    assert service.ask({"stop": job})["state"] == "STOPPED"
+    assert not group.exists()
+
+
+@pytest.mark.layout
+def test_in_a_delegated_group_limits_are_in_force(service: User, delegated: Path) -> None:
+    """S2, S5. The control: without the group, test_a_limit_that_cannot_be_had_refuses_the_start_by_name."""
+    if not {"cpu", "memory", "pids"} <= {*(delegated / "cgroup.controllers").read_text().split()}:
+        pytest.skip("needs the controllers on cgroup v2: to delegate them")
+    job = service.start("sleep", "1000", limits=Limits(cpu=0.5, memory=64 * MiB, pids=9))["id"]
+    [group] = [path for path in delegated.rglob(job) if path.is_dir()]
+    assert (group / "memory.max").read_text() == f"{64 * MiB}\n"
+    assert (group / "pids.max").read_text() == "9\n"
+    assert (group / "cpu.max").read_text() == "50000 100000\n"
+    shown = service.ask({"status": job})
+    assert (shown["sandbox"]["isolation"], shown["limits"]["pids"]) == ("degraded(separate-uid)", "9")
+    assert service.ask({"stop": job})["state"] == "STOPPED"

@@ -177,9 +177,16 @@ class Config:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """The configuration in the file at `path`; ConfigRefused for anything that is not certainly meant."""
+        """The configuration in the file at `path`; ConfigRefused for anything that is not certainly meant.
+
+        Root acts on no file that others could change.
+        """
         try:
-            return cls.parse(path.read_bytes().decode(), path)
+            with path.open("rb") as file:
+                if os.geteuid() == 0:
+                    _check_owner(path, os.fstat(file.fileno()))
+                text = file.read().decode()
+            return cls.parse(text, path)
         except OSError as error:
             raise ConfigRefused(f"{path} cannot be read: {error.strerror}; make it with jobworkerd init") from None
         except UnicodeDecodeError as error:
@@ -213,9 +220,7 @@ class Config:
         )
 
 
-def check_owner(path: Path) -> None:
-    """Returns when only root can change the configuration that root acts on; ConfigRefused for any other."""
-    status = path.stat()
+def _check_owner(path: Path, status: os.stat_result) -> None:
     if status.st_uid != 0 or status.st_mode & 0o022:
         raise ConfigRefused(
             f"{path} can be changed by others than root, who could make themselves root by it; "

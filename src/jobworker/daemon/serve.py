@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from jobworker.core.errors import ErrorCode, JobError
-from jobworker.daemon.config import LIMITS, Account, Config, ConfigRefused, check_owner
+from jobworker.daemon.config import LIMITS, Account, Config, ConfigRefused
 from jobworker.daemon.launcher import bootstrap_for
 from jobworker.daemon.service_manager import is_managed, notify
 from jobworker.daemon.state import DATABASE
@@ -54,8 +54,6 @@ def serve(config_path: Path, launcher_path: Path | None = None) -> int:
     With `launcher_path` the launcher is one of the launcher service that listens there.
     """
     config = Config.load(config_path)
-    if os.geteuid() == 0:
-        check_owner(config_path)
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s", level=logging.INFO)
     os.umask(0o077)
     _raise_descriptor_limit()

@@ -433,7 +433,7 @@ CONTROLS: Final = (
         Need.ALL,
         "jobs would reach all of the kernel",
         "a kernel with CONFIG_SECCOMP_FILTER, on x86_64 or aarch64",
-        _filter_system_calls,
+        _in_namespace(_filter_system_calls),
         _without_filter,
     ),
     Control("pidfd", Need.ALL, "signals could hit a stranger", "Linux 5.3 or later", _pidfd),

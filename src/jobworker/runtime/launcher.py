@@ -258,10 +258,12 @@ class Launcher:
         """Looked up with the server's rights and not with root's, by a child: a file server may never answer."""
         readable, writable = os.pipe2(os.O_CLOEXEC)
         with open(readable, "rb") as answer:
-            child = os.fork()
-            if child == 0:
-                self._answer_place(path, writable)
-            os.close(writable)
+            try:
+                child = os.fork()
+                if child == 0:
+                    self._answer_place(path, writable)
+            finally:
+                os.close(writable)
             poll = select.poll()
             poll.register(readable, select.POLLIN)
             if not poll.poll(_LOOK_UP_SECONDS * 1000):
