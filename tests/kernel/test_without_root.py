@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -255,6 +256,10 @@ def delegated() -> Iterator[Path]:
         os.chown(path, _USER, _USER)
     os.setxattr(group, "user.delegate", b"1")
     yield group
+    until = time.monotonic() + 30
+    while "populated 1" in (group / "cgroup.events").read_text():
+        assert time.monotonic() < until, "processes left behind"
+        time.sleep(0.01)
     for below in sorted((path for path in group.rglob("*") if path.is_dir()), reverse=True):
         below.rmdir()
     group.rmdir()

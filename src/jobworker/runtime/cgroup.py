@@ -533,17 +533,16 @@ def _vacate(path: str) -> None:
 
 
 def _delegated_group(tree: str, own: str) -> str:
-    """The group that a service manager has handed to us (systemd's Delegate=): `own` or the one above it, else "".
+    """The group that a service manager has handed to us (systemd's Delegate=): `own`, or above our leaf; else "".
 
     To root by a mark, since root may write everywhere; to anybody else by the right to write.
     """
+    group = os.path.dirname(own) if os.path.basename(own) == _OWN_LEAF else own
+    place = tree + group
+    may_write = os.geteuid() != 0 and os.access(f"{place}/cgroup.procs", os.W_OK)
     # A path with .. leads out of what our namespace shows.
-    for group in (own, os.path.dirname(own)) if "/.." not in own else ():
-        place = tree + group
-        may_write = os.geteuid() != 0 and os.access(f"{place}/cgroup.procs", os.W_OK)
-        if group != "/" and (may_write or _is_marked_delegated(place)):
-            return group
-    return ""
+    is_ours = "/.." not in own and group != "/" and (may_write or _is_marked_delegated(place))
+    return group if is_ours else ""
 
 
 def _is_marked_delegated(path: str) -> bool:
