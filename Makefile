@@ -5,7 +5,7 @@ READY := .venv/ready
 VM_READY := .vm/ready
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help demo test test-vm vm-shell check bench soak proto lock clean
+.PHONY: help demo test test-vm vm-shell check bench soak proto openapi lock clean
 
 help: ## list these recipes
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,7 @@ check: $(READY) ## lint, format, types, layers, and whether generated code is fr
 	mypy
 	lint-imports
 	$(PYTHON) scripts/generate_proto.py --check
+	$(PYTHON) scripts/write_openapi.py --check
 
 bench: $(READY) bench/floor ## measure this machine against the targets, beside a floor in C and other tools
 	$(PYTHON) bench/bench.py $(ARGS)
@@ -37,6 +38,9 @@ soak: $(READY) $(VM_READY) ## run the long sweeps that `make test` leaves out
 
 proto: $(READY) ## write the gRPC code again after a change of proto/
 	$(PYTHON) scripts/generate_proto.py
+
+openapi: $(READY) ## write docs/openapi.json again after a change of the HTTPS API
+	$(PYTHON) scripts/write_openapi.py
 
 lock: $(READY) ## write requirements.txt again after a change of the dependencies; ARGS=--upgrade takes new versions
 	CUSTOM_COMPILE_COMMAND="make lock" pip-compile --quiet --all-extras --generate-hashes --allow-unsafe --strip-extras \

@@ -8,7 +8,7 @@ from host import needs_root
 
 from jobworker.access.policy import SCOPES, Action
 from jobworker.access.principal import EVERY_SCOPE
-from jobworker.api.http.app import ROUTES
+from jobworker.api.http.routes import ROUTES
 from jobworker.daemon import tokens
 from jobworker.store import tokens as records
 from jobworker.store.database import Database
