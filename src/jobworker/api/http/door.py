@@ -51,7 +51,7 @@ class Door:
         except RequestValidationError as error:
             await answer.fail(failure_of(refusal_of(error, Headers(scope=scope).get("content-type", ""))))
         except HTTPException as error:
-            await answer.fail(failure_of_routing(error))
+            await answer.fail(failure_of_routing(error, scope))
         except ClientDisconnect:
             pass
         except Exception:  # noqa: BLE001 - the HTTP boundary: nothing unexpected is echoed to a caller

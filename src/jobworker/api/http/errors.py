@@ -6,8 +6,10 @@ from urllib.parse import quote
 
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from jobworker.api.error_map import ERROR_MAP
+from jobworker.api.http.routes import ROUTES
 from jobworker.core.errors import ErrorCode, JobError
 from jobworker.credentials import TooManyAttempts
 
@@ -40,13 +42,16 @@ def failure_of(error: JobError) -> Failure:
     return status, headers, body
 
 
-def failure_of_routing(error: HTTPException) -> Failure:
+def failure_of_routing(error: HTTPException, scope: Scope) -> Failure:
     """The same when no route takes the request."""
     words = {404: "no such path; see /openapi.json", 405: "this path has no such method; see /openapi.json"}
     body = failure_body(words.get(error.status_code, str(error.detail)))
-    headers = [(name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items()]
-    length = b"%d" % len(body)
-    return error.status_code, [*headers, (b"content-type", b"application/json"), (b"content-length", length)], body
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    if error.status_code == 405:
+        path = scope["route"].path
+        methods = ", ".join(sorted(route.method for route in ROUTES if route.path == path)) or "GET"
+        headers.append((b"allow", methods.encode()))
+    return error.status_code, headers, body
 
 
 def refusal_of(error: RequestValidationError, content_type: str) -> JobError:

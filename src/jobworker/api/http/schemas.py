@@ -9,11 +9,25 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
-from jobworker.api.http.words import Argument, Word
+from jobworker.api.http.measures import (
+    Cap,
+    Cpu,
+    Duration,
+    Grace,
+    Moment,
+    Operations,
+    Patience,
+    Processes,
+    Rate,
+    Signal,
+    Size,
+    plain,
+)
+from jobworker.api.http.words import Argument, Place, Word
 from jobworker.core.errors import invalid
 from jobworker.core.lifecycle import Ended, Pending, Phase, State
 from jobworker.core.outcome import Exited, OutputTotals, Usage, outcome_to_document
-from jobworker.core.spec import JobSpec, Limits, Network, OnOutputLimit
+from jobworker.core.spec import MAX_LABELS, JobSpec, Limits, Network, OnOutputLimit
 from jobworker.core.times import parse_time, rfc3339
 from jobworker.core.units import parse_cpu, parse_duration, parse_rate, parse_size
 from jobworker.runtime.output_log import BOTH, Stream
@@ -54,7 +68,13 @@ class Failure(Answer):
 
 # Asking.
 
-_Measure = int | float | str | None
+# What a name may be is decided by the spec; here it is only told.
+EnvName = Annotated[str, WithJsonSchema({"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$"})]
+LabelKey = Annotated[
+    str, WithJsonSchema({"type": "string", "pattern": "^[A-Za-z0-9]([A-Za-z0-9_./-]{0,61}[A-Za-z0-9])?$"})
+]
+LabelValue = Annotated[str, WithJsonSchema({"type": "string", "pattern": "^[ -~]{0,255}$"})]
+
 _PARSERS: Final[Mapping[str, Callable[[str, str], float]]] = {
     "cpu": parse_cpu,
     "memory": parse_size,
@@ -66,26 +86,30 @@ _PARSERS: Final[Mapping[str, Callable[[str, str], float]]] = {
 _LIMITS: Final = (*_PARSERS, "pids", "io_read_iops", "io_write_iops", "io_device")
 
 
+def _without_default(schema: dict[str, Any]) -> None:
+    schema.pop("default", None)
+
+
 class StartJob(_Body):
     """A program and how it is to run. A limit that is absent is the server's default; null lifts it."""
 
-    program: Word
-    args: list[Argument] = []
-    env: dict[str, Word] = {}
-    workdir: Word | None = None
-    name: str | None = None
-    labels: dict[str, str] = {}
+    program: Word = Field(examples=["/bin/sleep"])
+    args: list[Argument] = Field(default=[], examples=[[5]])
+    env: dict[EnvName, Word] = {}
+    workdir: Place | None = None
+    name: str | None = Field(None, json_schema_extra={"pattern": "^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"})
+    labels: dict[LabelKey, LabelValue] = Field(default={}, json_schema_extra={"maxProperties": MAX_LABELS})
     network: Literal["none", "host"] = "none"
-    cpu: _Measure = None
-    memory: _Measure = None
-    pids: int | None = None
-    io_read_bps: _Measure = None
-    io_write_bps: _Measure = None
-    io_read_iops: int | None = None
-    io_write_iops: int | None = None
-    io_device: Word | None = None
-    timeout: _Measure = None
-    output_bytes: _Measure = None
+    cpu: Cpu = None
+    memory: Size = None
+    pids: Processes = None
+    io_read_bps: Rate = None
+    io_write_bps: Rate = None
+    io_read_iops: Operations = None
+    io_write_iops: Operations = None
+    io_device: Place | None = None
+    timeout: Duration = None
+    output_bytes: Cap = Field(0, json_schema_extra=_without_default)
     on_output_limit: Literal["drop", "kill"] | None = None
 
     def to_spec(self, defaults: Limits) -> JobSpec:
@@ -108,32 +132,36 @@ class StartJob(_Body):
 def _limit(name: str, value: Any) -> Any:
     """A limit as a number, however it is spelled."""
     parse = _PARSERS.get(name)
-    return parse(value, to_camel(name)) if parse is not None and isinstance(value, str) else value
+    return parse(value, to_camel(name)) if parse is not None and isinstance(value, str) else plain(value)
 
 
 class StopJob(_Body):
     """How a job is to be stopped: at once, or by a signal first and `grace` seconds to obey it."""
 
-    grace: int | float | str = 0
-    signal: int | str = "TERM"
+    grace: Grace = 0
+    signal: Signal = "TERM"
 
 
 class SignalJob(_Body):
     """The signal to send, by name or number."""
 
-    signal: int | str
+    signal: Signal
+
+
+StateWord = Annotated[str, WithJsonSchema({"type": "string", "enum": [state.value.capitalize() for state in State]})]
+LabelPair = Annotated[str, WithJsonSchema({"type": "string", "pattern": "^[A-Za-z0-9]+=[ -~]*$"})]
 
 
 class ListJobs(_Query):
     """Which jobs to list: those that meet every condition."""
 
-    state: list[str] = []
-    label: list[str] = []
+    state: list[StateWord] = []
+    label: list[LabelPair] = []
     owner: str | None = None
     name: str | None = None
     id_prefix: str = ""
     page_size: int = Field(DEFAULT_PAGE, ge=1, le=MAX_PAGE)
-    page_token: str | None = None
+    page_token: str | None = Field(None, json_schema_extra={"pattern": "^[A-Za-f][A-Za-z0-9_-]{10}=$"})
 
     def to_filter(self) -> JobFilter:
         """The conditions; INVALID_ARGUMENT."""
@@ -161,7 +189,7 @@ class ListJobs(_Query):
 class WaitForJob(_Query):
     """How long to wait at most, in seconds or as in 30s."""
 
-    timeout: str | None = None
+    timeout: Patience = None
 
     def seconds(self) -> float | None:
         """The time to wait; None: as long as it takes."""
@@ -179,7 +207,7 @@ class ReadOutput(_Query):
 
     stream: Literal["stdout", "stderr"] | None = None
     tail: int | None = Field(None, ge=0, le=_LARGEST)
-    since: str | None = None
+    since: Moment = None
     timestamps: bool = False
 
     def to_request(self, *, offset: int = 0, follow: bool = False, max_chunk: int) -> OutputRequest:

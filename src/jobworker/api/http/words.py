@@ -8,7 +8,8 @@ from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
-_TEXT: Final = {"type": "string", "pattern": r"^[^\u0000\ud800-\udfff]*$"}
+_TEXT: Final = {"type": "string", "pattern": "^[^\\x00]*$"}
+_PLACE: Final = {"type": "string", "pattern": "^/[^\\x00]*$"}
 _BYTES: Final = {
     "type": "object",
     "properties": {"base64": {"type": "string", "format": "byte", "pattern": "^([A-Za-z0-9+/]{4})*$"}},
@@ -54,6 +55,12 @@ def _write(word: str) -> str | dict[str, str]:
 
 
 Word = Annotated[str, BeforeValidator(_read), PlainSerializer(_write), WithJsonSchema({"anyOf": [_TEXT, _BYTES]})]
+Place = Annotated[
+    str,
+    BeforeValidator(_read),
+    PlainSerializer(_write),
+    WithJsonSchema({"anyOf": [_PLACE, _BYTES], "examples": ["/tmp"]}),
+]
 Argument = Annotated[
     str, BeforeValidator(_read_argument), PlainSerializer(_write), WithJsonSchema({"anyOf": [_TEXT, _NUMBER, _BYTES]})
 ]
