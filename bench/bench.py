@@ -157,7 +157,15 @@ class Server:
     def running(cls, bench: Bench) -> Iterator["Server"]:
         """A new state directory, served; in the end nothing of it runs."""
         server = cls(bench, bench.directory() / "state")
-        server._command("init", "--dir", server.state, "--listen", f"127.0.0.1:{_free_port()}")
+        server._command(
+            "init",
+            "--dir",
+            server.state,
+            "--listen",
+            f"127.0.0.1:{_free_port()}",
+            "--listen-https",
+            f"127.0.0.1:{_free_port()}",
+        )
         try:
             server.start()
             yield server

@@ -37,8 +37,9 @@ cat "$place/check"
 
 say "A server of our own, with users alice and bob"
 state=$place/state
-port=$(python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-show jobworkerd init --dir "$state" --listen "127.0.0.1:$port" >/dev/null
+free_port() { python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+https=127.0.0.1:$(free_port)
+show jobworkerd init --dir "$state" --listen "127.0.0.1:$(free_port)" --listen-https "$https" >/dev/null
 show jobworkerd user add alice --dir "$state" >/dev/null
 show jobworkerd user add bob --dir "$state" >/dev/null
 mkfifo "$place/ready"
@@ -56,6 +57,17 @@ expect 7 jobctl run -- sh -c 'echo this goes to stderr >&2; exit 7'
 say "A counting loop, followed live from the first byte"
 job=$(jobctl start --name counter -- sh -c 'for i in 1 2 3 4 5; do echo "line $i"; sleep 0.3; done')
 show jobctl logs "$job"
+
+say "The other door: HTTPS with a token, by curl alone"
+if command -v curl >/dev/null; then
+    jobs() { curl -sS --cacert "$state/clients/alice/ca.crt" -H "Authorization: Bearer $(cat "$state/clients/alice/token")" "$@"; }
+    answer=$(jobs "https://$https/jobs/start" -H 'Content-Type: application/json' -d '{"program": "date", "args": ["-u"]}')
+    echo "$answer"
+    job=$(echo "$answer" | cut -d '"' -f 4)
+    jobs "https://$https/jobs/$job/wait" -o /dev/null
+    jobs "https://$https/jobs/$job/output"; echo
+    curl -sS --cacert "$state/clients/alice/ca.crt" "https://$https/jobs/$job"; echo "   (without a token)"
+fi
 
 say "Half a core: sha1sum may use 0.5 cores, and says how much it got"
 if has cpu-limit; then

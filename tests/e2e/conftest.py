@@ -400,7 +400,11 @@ def user_daemon(installation: Installation) -> Iterator[Daemon]:
         if not controls["user-namespace"]:
             pytest.skip("needs user namespaces for ordinary users: they isolate jobs without root")
         daemon.address = f"127.0.0.1:{free_port()}"
-        for command in (("init", "--listen", daemon.address), ("user", "add", "alice"), ("user", "add", "bob")):
+        for command in (
+            ("init", "--listen", daemon.address, "--listen-https", daemon.https),
+            ("user", "add", "alice"),
+            ("user", "add", "bob"),
+        ):
             made = daemon.command(*command, "--dir", daemon.directory)
             assert made.returncode == 0, made.stderr
         daemon.start()

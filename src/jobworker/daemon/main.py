@@ -263,8 +263,9 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument(
         "--listen-https",
         type=_word(Address.parse),
+        default="127.0.0.1:8443",
         metavar="HOST:PORT",
-        help="the same for HTTPS with bearer tokens; without it there is no such door",
+        help="the same for HTTPS with bearer tokens",
     )
     init.add_argument("--user", metavar="U", help="who the service runs as, when init is run by root")
     init.add_argument("--trust-domain", default="jobworker.internal", metavar="D", help="the realm of user identities")

@@ -14,7 +14,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
@@ -221,14 +221,17 @@ async def _serve(config: Config, launcher: LauncherClient) -> int:
                 for place in {config.tls.key.parent, config.tls.certificate.parent}:
                     _watch(watches, place, certificate.reload)
                 doors: dict[str, Door] = {}
-                doors["grpc"] = await GrpcServer.start(
-                    service, identity, config.jobs.default, str(config.server.grpc), certificate
-                )
-                if config.server.https is not None:
-                    credentials = Credentials(database)
-                    app = make_app(service, credentials, BearerIdentity(credentials, held), config.jobs.default)
-                    address = config.server.https
-                    doors["https"] = await HttpServer.start(app, address.host, address.port, certificate)
+                async with AsyncExitStack() as on_failure:
+                    doors["grpc"] = await GrpcServer.start(
+                        service, identity, config.jobs.default, str(config.server.grpc), certificate
+                    )
+                    on_failure.push_async_callback(doors["grpc"].stop, 0)
+                    if config.server.https is not None:
+                        credentials = Credentials(database)
+                        app = make_app(service, credentials, BearerIdentity(credentials, held), config.jobs.default)
+                        address = config.server.https
+                        doors["https"] = await HttpServer.start(app, address.host, address.port, certificate)
+                    on_failure.pop_all()
                 _tell_ready(config, doors)
                 await stop.wait()
                 await _leave(config, service, held, doors)

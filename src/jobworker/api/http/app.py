@@ -16,6 +16,7 @@ from jobworker.api.http import docs, oauth, openapi, output
 from jobworker.api.http.door import Door, caller
 from jobworker.api.http.events import EVENTS_TYPE, server_sent
 from jobworker.api.http.identity import Identity
+from jobworker.api.http.measures import plain
 from jobworker.api.http.presence import while_present
 from jobworker.api.http.routes import ROUTES
 from jobworker.api.http.schemas import (
@@ -196,9 +197,10 @@ def _json(answer: BaseModel, status: int = 200, headers: dict[str, str] | None =
     return Response(answer.model_dump_json(by_alias=True), status, headers, "application/json")
 
 
-def _signal(value: int | str) -> int:
+def _signal(value: float | str) -> int:
     """A signal's number; whether there is one of a number is for the worker to say, as for every caller."""
-    return value if isinstance(value, int) else parse_signal(value)
+    number = plain(value)
+    return number if isinstance(number, int) else parse_signal(str(number))
 
 
 def _seconds(field: str, value: float | str) -> float:

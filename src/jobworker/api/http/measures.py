@@ -1,10 +1,13 @@
 """Amounts as callers write them, a number or text with a unit, with what the document says about each."""
 
+import math
+import re
 import signal
 from typing import Annotated, Any, Final
 
 from pydantic import WithJsonSchema
 
+_NUMBER: Final = re.compile(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _LARGEST: Final = 1 << 62
 _SIZE: Final = "^[1-9][0-9]{1,5}(M|MiB|G|GiB)$"
 _RATE: Final = "^[1-9][0-9]{0,5}(k|K|KiB|M|MiB|G|GiB)$"
@@ -52,13 +55,18 @@ Grace = Annotated[
     WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": _DURATION}]}),
 ]
 Signal = Annotated[
-    int | str,
+    int | float | str,
     WithJsonSchema(
         {"anyOf": [_whole(1, 64), {"type": "string", "pattern": f"^(SIG)?({_SIGNALS})$"}], "examples": ["HUP"]}
     ),
 ]
 Patience = Annotated[str | None, _in_query(_DURATION, "30s")]
 Moment = Annotated[str | None, _in_query(_MOMENT, "10m")]
+
+
+def number(text: str) -> float | None:
+    """The number that `text` spells as JSON would, such as 2.5e3; None when it is anything else."""
+    return float(text) if _NUMBER.fullmatch(text) and math.isfinite(float(text)) else None
 
 
 def plain(value: Any) -> Any:

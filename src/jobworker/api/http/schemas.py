@@ -21,9 +21,10 @@ from jobworker.api.http.measures import (
     Rate,
     Signal,
     Size,
+    number,
     plain,
 )
-from jobworker.api.http.words import Argument, Place, Word
+from jobworker.api.http.words import Argument, Place, Program, Word
 from jobworker.core.errors import invalid
 from jobworker.core.lifecycle import Ended, Pending, Phase, State
 from jobworker.core.outcome import Exited, OutputTotals, Usage, outcome_to_document
@@ -93,7 +94,7 @@ def _without_default(schema: dict[str, Any]) -> None:
 class StartJob(_Body):
     """A program and how it is to run. A limit that is absent is the server's default; null lifts it."""
 
-    program: Word = Field(examples=["/bin/sleep"])
+    program: Program
     args: list[Argument] = Field(default=[], examples=[[5]])
     env: dict[EnvName, Word] = {}
     workdir: Place | None = None
@@ -193,7 +194,7 @@ class WaitForJob(_Query):
 
     def seconds(self) -> float | None:
         """The time to wait; None: as long as it takes."""
-        return None if self.timeout is None else parse_duration(self.timeout, "timeout")
+        return _seconds(self.timeout, "timeout", parse_duration)
 
 
 class RemoveJob(_Query):
@@ -216,7 +217,7 @@ class ReadOutput(_Query):
             offset=offset,
             streams=frozenset({Stream[self.stream.upper()]}) if self.stream else BOTH,
             follow=follow,
-            since=None if self.since is None else parse_time(self.since, "since"),
+            since=_seconds(self.since, "since", parse_time),
             tail_lines=self.tail,
             max_chunk=max_chunk,
         )
@@ -227,6 +228,14 @@ class StreamOutput(ReadOutput):
 
     offset: int = Field(0, ge=0, le=_LARGEST)
     follow: bool = True
+
+
+def _seconds(text: str | None, field: str, parse: Callable[[str, str], float]) -> float | None:
+    """Seconds as a plain number, or as `parse` reads them."""
+    if text is None:
+        return None
+    seconds = number(text)
+    return parse(text, field) if seconds is None else seconds
 
 
 def _state(text: str) -> State:

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Final
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 _TEXT: Final = {"type": "string", "pattern": "^[^\\x00]*$"}
+_PART: Final = "[A-Za-z0-9_+.-]*[A-Za-z0-9_+-]"
+_PROGRAM: Final = {"type": "string", "pattern": f"^((/{_PART})+|{_PART})$"}
 _PLACE: Final = {"type": "string", "pattern": "^/[^\\x00]*$"}
 _BYTES: Final = {
     "type": "object",
@@ -55,11 +57,17 @@ def _write(word: str) -> str | dict[str, str]:
 
 
 Word = Annotated[str, BeforeValidator(_read), PlainSerializer(_write), WithJsonSchema({"anyOf": [_TEXT, _BYTES]})]
+Program = Annotated[
+    str,
+    BeforeValidator(_read),
+    PlainSerializer(_write),
+    WithJsonSchema({"anyOf": [_PROGRAM, _BYTES], "examples": ["/bin/sleep"]}),
+]
 Place = Annotated[
     str,
     BeforeValidator(_read),
     PlainSerializer(_write),
-    WithJsonSchema({"anyOf": [_PLACE, _BYTES], "examples": ["/tmp"]}),
+    WithJsonSchema({"anyOf": [_PLACE, _BYTES]}),
 ]
 Argument = Annotated[
     str, BeforeValidator(_read_argument), PlainSerializer(_write), WithJsonSchema({"anyOf": [_TEXT, _NUMBER, _BYTES]})
