@@ -55,7 +55,7 @@ bench/floor: bench/floor.c | $(READY)
 	$(CC) -O2 -Wall -Wextra -o $@ $<
 
 # Instant once done, done again when what it installs has changed.
-$(READY): requirements.txt pyproject.toml scripts/setup.sh scripts/packages.sh
+$(READY): requirements.txt requirements-sslyze.txt pyproject.toml scripts/setup.sh scripts/packages.sh
 	scripts/setup.sh
 	touch $@
 

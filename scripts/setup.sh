@@ -39,6 +39,8 @@ openssl              openssl
 ps                   procps
 unshare              util-linux
 mkfs.ext4            e2fsprogs
+curl                 curl
+wrk                  wrk
 END
 )
 # Left unquoted to become one word a package.
@@ -60,3 +62,15 @@ pip="env PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore .venv/bin/p
 say "installing the locked requirements"
 $pip --require-hashes --only-binary=:all: --requirement requirements.txt
 $pip --no-build-isolation --editable .
+
+# sslyze pins an older cryptography than the server needs, and comes as source: an environment of its own, for one test.
+scanner=.venv/sslyze
+if ! cmp -s requirements-sslyze.txt "$scanner/installed"; then
+    say "installing sslyze"
+    if "$python" -m venv --clear "$scanner" && env PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore \
+        "$scanner/bin/python" -m pip --quiet install --no-deps --require-hashes --requirement requirements-sslyze.txt; then
+        cp requirements-sslyze.txt "$scanner/installed"
+    else
+        say "going on without sslyze: only the test that needs it will say so"
+    fi
+fi
