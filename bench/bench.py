@@ -15,6 +15,7 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -32,7 +33,7 @@ import grpc
 
 from jobworker import JobSpec, Limits, Worker
 from jobworker.client.channel import open_channel
-from jobworker.client.context import Context
+from jobworker.client.context import Context, Transport
 from jobworker.client.job_client import JobClient
 from jobworker.client.model import Chunk, Job
 from jobworker.core.lifecycle import State
@@ -216,8 +217,8 @@ class Server:
     def context_directory(self) -> Path:
         return self.state / "clients" / "admin"
 
-    def client(self) -> contextlib.AbstractAsyncContextManager[JobClient]:
-        return JobClient.connect(Context.load(self.context_directory))
+    def client(self, transport: Transport = Transport.GRPC) -> contextlib.AbstractAsyncContextManager[JobClient]:
+        return JobClient.connect(Context.load(self.context_directory), transport)
 
     async def _end_all_jobs(self) -> None:
         if self._process is None:
@@ -357,6 +358,14 @@ async def grpc_serial(bench: Bench, server: Server) -> Row:
     return ratio_row("gRPC, one client in this process", own, "floor", floor, 3.5)
 
 
+async def https_serial(bench: Bench, server: Server) -> Row:
+    async with server.client() as other, server.client(Transport.HTTPS) as client:
+        turns = (timed(client_run(client)), timed(client_run(other)), floor_batches(bench))
+        own, over_grpc, floor = await in_turns(bench.choose(6, 20), 40, *turns)
+    beside = f"gRPC: {in_ms(over_grpc)}; floor: {in_ms(floor)}"
+    return Row("HTTPS, one client in this process", in_ms(own), beside, median(own) / median(floor), "-", None)
+
+
 async def grpc_16(bench: Bench, server: Server) -> Row:
     async with contextlib.AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(server.client()) for _ in range(16)]
@@ -455,6 +464,112 @@ async def replay(bench: Bench, server: Server) -> Row:
         ">= 500 MB/s",
         rate >= 500,
     )
+
+
+async def replay_https(bench: Bench, server: Server) -> Row:
+    size = GiB
+    async with server.client() as client:
+        started = await client.start(_writes(size))
+        await client.wait(started.job.id)
+
+        async def own(_: int) -> list[float]:
+            return [await asyncio.to_thread(_read_all, server, f"/jobs/{started.job.id}/output/stream") / size]
+
+        async def over_grpc(_: int) -> list[float]:
+            begin = time.perf_counter()
+            events = client.stream(started.job.id)
+            received = sum([len(event.data) async for event in events if isinstance(event, Chunk)])
+            assert received == size
+            return [(time.perf_counter() - begin) / size]
+
+        ours, other = await in_turns(bench.choose(3, 6), 1, own, over_grpc)
+    rate = 1 / median(ours) / 1e6
+    beside = f"the same over gRPC: {1 / median(other) / 1e6:.0f} MB/s"
+    ratio = median(ours) / median(other)
+    return Row("replay of 1 GiB over HTTPS", f"{rate:.0f} MB/s", beside, ratio, ">= 1000 MB/s", rate >= 1000)
+
+
+def _read_all(server: Server, path: str) -> float:
+    """The seconds that a whole answer takes a client that does nothing but receive and decrypt."""
+    context = Context.load(server.context_directory)
+    host, _, port = str(context.https).rpartition(":")
+    tls = ssl.create_default_context(cafile=context.ca)
+    lines = (f"GET {path} HTTP/1.1", f"Host: {host}", f"Authorization: Bearer {_token(server)}", "Connection: close")
+    request = "\r\n".join((*lines, "", ""))
+    room, received = bytearray(MiB), 0
+    with tls.wrap_socket(socket.create_connection((host, int(port))), server_hostname=host) as connection:
+        begin = time.perf_counter()
+        connection.sendall(request.encode())
+        while count := connection.recv_into(room):
+            received += count
+        assert received > GiB
+        return time.perf_counter() - begin
+
+
+def _token(server: Server) -> str:
+    return (server.context_directory / "token").read_text().strip()
+
+
+async def wrk(bench: Bench, server: Server) -> Row:
+    what = "GET /jobs/{id}, wrk, 16 connections"
+    if shutil.which("wrk") is None:
+        return Row(what, "-", "wrk is not installed", None, "-")
+    async with server.client() as client:
+        job_id = (await client.start(TRUE)).job.id
+        await client.wait(job_id)
+    context = Context.load(server.context_directory)
+    with _constant_server(server) as address:
+        rates = [
+            (
+                await asyncio.to_thread(_wrk_rate, f"https://{context.https}/jobs/{job_id}", _token(server)),
+                await asyncio.to_thread(_wrk_rate, f"https://{address}/jobs/{job_id}", ""),
+            )
+            for _ in range(bench.choose(2, 5))
+        ]
+    own, constant = (median(each) for each in zip(*rates, strict=True))
+    beside = f"the same app with a constant answer: {constant:.0f}/s"
+    return Row(what, f"{own:.0f}/s", beside, constant / own, "-", None)
+
+
+def _wrk_rate(url: str, token: str) -> float:
+    """Answers a second; all of them must be good ones."""
+    command = ["wrk", "-t1", "-c16", "-d3s", "-H", f"Authorization: Bearer {token}", url]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "Non-2xx" not in told
+    found = re.search(r"Requests/sec:\s+([\d.]+)", told)
+    assert found is not None
+    return float(found[1])
+
+
+@contextlib.contextmanager
+def _constant_server(server: Server) -> Iterator[str]:
+    """The HTTPS door in a process of its own, with nothing behind it; its address."""
+    command = [sys.executable, __file__, "--serve-constant", str(server.state / "pki")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
+
+
+async def serve_constant(pki: Path) -> None:
+    """The other process of `_constant_server`."""
+    from fastapi import Response
+
+    from jobworker.api.http.app import Endpoints, JobId, make_api
+    from jobworker.api.http.server import HttpServer
+    from jobworker.api.tls import ServerCertificate, TlsFiles
+
+    class Constant(Endpoints):
+        async def status(self, id: JobId) -> Response:  # noqa: A002 - as the path calls it
+            return Response(b"{}" + b" " * 1400, media_type="application/json")
+
+    files = TlsFiles(key=pki / "server.key", certificate=pki / "server.crt", ca=pki / "bundle.crt")
+    api = make_api(object.__new__(Constant))
+    door = await HttpServer.start(api, "127.0.0.1", 0, ServerCertificate(files))
+    print(f"127.0.0.1:{door.port}", flush=True)
+    await asyncio.Event().wait()
 
 
 def _writes(size: int) -> JobSpec:
@@ -763,7 +878,10 @@ ALONE: Final = {"library": library, "library-16": library_16, "capture": capture
 SERVED: Final = {
     "grpc": grpc_serial,
     "grpc-16": grpc_16,
+    "https": https_serial,
     "replay": replay,
+    "replay-https": replay_https,
+    "wrk": wrk,
     "followers": followers,
     "latency": latency,
     "idle": idle,
@@ -774,7 +892,7 @@ SERVED: Final = {
 }
 PEERS: Final = ("bwrap", "ssh", "docker", "podman")
 ORDER: Final = (
-    *("library", "library-16", "grpc", "grpc-16", *PEERS, "replay", "capture"),
+    *("library", "library-16", "grpc", "grpc-16", "https", "wrk", *PEERS, "replay", "replay-https", "capture"),
     *("followers", "latency", "idle", "memory", "growth", "restart", "jobctl"),
 )
 
@@ -831,5 +949,10 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--serve-bare"]:
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
         asyncio.run(serve_bare(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])))
+    elif sys.argv[1:2] == ["--serve-constant"]:
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+        import uvloop
+
+        uvloop.run(serve_constant(Path(sys.argv[2])))
     else:
         main()
