@@ -96,10 +96,12 @@ class StartJob(_Body):
 
     program: Program
     args: list[Argument] = Field(default=[], examples=[[5]])
-    env: dict[EnvName, Word] = {}
+    env: dict[EnvName, Word] = Field(default={}, json_schema_extra={"additionalProperties": False})
     workdir: Place | None = None
     name: str | None = Field(None, json_schema_extra={"pattern": "^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"})
-    labels: dict[LabelKey, LabelValue] = Field(default={}, json_schema_extra={"maxProperties": MAX_LABELS})
+    labels: dict[LabelKey, LabelValue] = Field(
+        default={}, json_schema_extra={"maxProperties": MAX_LABELS, "additionalProperties": False}
+    )
     network: Literal["none", "host"] = "none"
     cpu: Cpu = None
     memory: Size = None
