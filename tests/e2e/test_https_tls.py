@@ -71,13 +71,12 @@ async def test_a_renewed_certificate_is_shown_at_both_doors_and_no_request_fails
     assert on_file(own_daemon) != before
 
 
-@pytest.mark.parametrize("how", ["broken certificate", "other key", "open key", "missing key"])
+@pytest.mark.parametrize("how", ["broken certificate", "other key", "open key"])
 def test_what_cannot_be_used_leaves_the_old_one(own_daemon, eventually, how):
     """A9: a broken file keeps the old certificate, and the next good one is taken."""
     own_daemon.start()
     before = on_file(own_daemon)
     key, certificate = own_daemon.directory / "pki/server.key", own_daemon.directory / "pki/server.crt"
-    owner = key.stat()
     match how:
         case "broken certificate":
             certificate.write_text("-----BEGIN CERTIFICATE-----\nbroken\n")
@@ -86,13 +85,8 @@ def test_what_cannot_be_used_leaves_the_old_one(own_daemon, eventually, how):
         case "open key":
             key.chmod(0o644)
             os.utime(certificate)
-        case "missing key":
-            key.unlink()
     eventually(lambda: "stays as it was" in own_daemon.log.read_text())
     assert serials(own_daemon) == {before}
-    if how == "missing key":
-        key.write_bytes(b"")
-        os.chown(key, owner.st_uid, owner.st_gid)
     server_certificate.renew(own_daemon.directory, ["localhost", "127.0.0.1"])
     fresh = on_file(own_daemon)
     assert fresh != before
@@ -128,14 +122,21 @@ def test_a_link_in_place_of_the_directory_leads_renewal_nowhere(empty_daemon, tm
     assert sorted(path.name for path in elsewhere.iterdir()) == ["ca"]
 
 
-def scan(daemon, address, place):
-    """What sslyze finds at a door, shown a user's certificate where one is asked for."""
+FAULTS = {
+    "heartbleed": ("heartbleed", "is_vulnerable_to_heartbleed"),
+    "openssl_ccs": ("openssl_ccs_injection", "is_vulnerable_to_ccs_injection"),
+    "compression": ("tls_compression", "supports_compression"),
+}
+
+
+def scan(address, place):
+    """What sslyze finds at a door."""
     scanner = Path(sys.prefix) / "sslyze/bin/sslyze"
     if not scanner.exists():
         pytest.skip("needs sslyze: scripts/setup.sh installs it where it can")
-    context, found = daemon.context("alice"), place / "found.json"
-    shown = ("--cert", context.certificate, "--key", context.key)
-    subprocess.run([scanner, "--json_out", found, *shown, address], capture_output=True, check=False, timeout=100)
+    found = place / "found.json"
+    looks = [f"--{look}" for look in ("sslv2", "sslv3", "tlsv1", "tlsv1_1", "tlsv1_2", "tlsv1_3", *FAULTS)]
+    subprocess.run([scanner, "--json_out", found, *looks, address], capture_output=True, check=False, timeout=100)
     [server] = json.loads(found.read_text())["server_scan_results"]
     assert server["scan_status"] == "COMPLETED", server
     return server["scan_result"]
@@ -144,10 +145,9 @@ def scan(daemon, address, place):
 @pytest.mark.parametrize("door", ["address", "https"])
 def test_a_scanner_finds_tls_1_3_and_nothing_else(daemon, tmp_path, door):
     """A9: no older version, and none of the faults that sslyze looks for."""
-    found = scan(daemon, getattr(daemon, door), tmp_path)
+    found = scan(getattr(daemon, door), tmp_path)
     versions = ("ssl_2_0", "ssl_3_0", "tls_1_0", "tls_1_1", "tls_1_2", "tls_1_3")
     accepted = {version: found[f"{version}_cipher_suites"]["result"]["accepted_cipher_suites"] for version in versions}
     assert [version for version in versions if accepted[version]] == ["tls_1_3"]  # which is the positive control too
-    assert not found["heartbleed"]["result"]["is_vulnerable_to_heartbleed"]
-    assert not found["openssl_ccs_injection"]["result"]["is_vulnerable_to_ccs_injection"]
-    assert not found["tls_compression"]["result"]["supports_compression"]
+    for look, (field, fault) in FAULTS.items():
+        assert found[field]["result"][fault] is False, look

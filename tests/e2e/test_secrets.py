@@ -21,7 +21,10 @@ def places(daemon):
             yield str(Path(root, name)), Path(root, name).read_bytes()
     yield "log", daemon.log.read_bytes()
     yield "audit", "\n".join(map(str, daemon.audit())).encode()
-    for pid in [daemon.pid, *daemon.descendants()]:
+    # A job's own processes have its environment, of course.
+    ours = [pid for pid, title in daemon.descendants().items() if title.startswith("jobworker-")]
+    assert len(ours) > 1
+    for pid in [daemon.pid, *ours]:
         for name in ("cmdline", "environ"):
             try:
                 yield f"{name} of {pid}", Path(f"/proc/{pid}/{name}").read_bytes()

@@ -123,7 +123,7 @@ def hosts_of(chain_pem: bytes) -> list[str]:
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (ValueError, x509.ExtensionNotFound):
         raise KeyRefused("the server's certificate cannot be read; name the hosts of a new one with --host") from None
-    return [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
+    return [str(name.value) for name in names if isinstance(name, (x509.DNSName, x509.IPAddress))]
 
 
 def check_trust_domain(text: str) -> str:
