@@ -38,8 +38,8 @@ def test_every_file_that_a_page_names_is_there(page: Path) -> None:
 
 @each_page
 def test_every_recipe_that_a_page_names_is_in_the_makefile(page: Path) -> None:
-    recipes = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    named = re.findall(r"(?:^|`)make ([a-z]+)", page.read_text(), re.MULTILINE)
+    recipes = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    named = re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text(), re.MULTILINE)
     assert set(named) <= set(recipes)
 
 

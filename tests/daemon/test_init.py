@@ -45,6 +45,7 @@ def test_a_new_state_is_private_and_whole(state):
         "clients/admin/ca.crt",
         "clients/admin/client.crt",
         "clients/admin/client.key",
+        "clients/admin/token",
     }
     config = Config.load(state / "jobworker.toml")
     assert config.tls.trust_domain == "jobs.example.org"

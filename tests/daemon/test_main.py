@@ -94,11 +94,11 @@ def test_a_forged_audit_is_told_with_the_first_forged_record(jobworkerd, place):
     assert jobworkerd("audit", "verify", "--dir", place / "state").returncode == 0  # positive control
     with sqlite3.connect(place / "state/jobworker.db") as connection:
         connection.execute("DROP TRIGGER audit_refuses_edits")
-        connection.execute("UPDATE audit SET record = replace(record, 'alice', 'bob') WHERE sequence = 2")
+        connection.execute("UPDATE audit SET record = replace(record, 'alice', 'bob') WHERE sequence = 3")
     connection.close()
     found = jobworkerd("audit", "verify", "--dir", place / "state")
     assert (found.returncode, found.stdout) == (1, "")
-    assert "record 2 " in found.stderr
+    assert "record 3 " in found.stderr
 
 
 def test_a_reader_that_leaves_early_hears_no_complaint(state):

@@ -42,6 +42,8 @@ def test_a_new_user_gets_a_private_context_to_the_letter(jobworkerd, state):
         'ca = "ca.crt"\n'
         'certificate = "client.crt"\n'
         'key = "client.key"\n'
+        'https = "127.0.0.1:8443"\n'
+        'token = "token"\n'
     )
     assert tomllib.loads((context / "context.toml").read_text())["user"] == "alice"
     assert (context / "ca.crt").read_bytes() == (state / "pki/bundle.crt").read_bytes()
