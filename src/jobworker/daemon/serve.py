@@ -234,8 +234,9 @@ async def _serve(config: Config, launcher: LauncherClient) -> int:
                     on_failure.pop_all()
                 _tell_ready(config, doors)
                 await stop.wait()
-                await _leave(config, service, held, doors)
-                return int(launchers.is_gone)
+                status = int(launchers.is_gone)
+                await _leave(config, service, held, doors, status)
+                return status
         finally:
             await service.close()
     finally:
@@ -249,12 +250,12 @@ def _tell_ready(config: Config, doors: Mapping[str, Door]) -> None:
     notify("READY=1")
 
 
-async def _leave(config: Config, service: "Service", held: "HeldCalls", doors: Mapping[str, Door]) -> None:
-    """Bounded by the configured grace, whatever clients do; one that never reads is cut off."""
+async def _leave(config: Config, service: "Service", held: "HeldCalls", doors: Mapping[str, Door], status: int) -> None:
+    """Bounded by the configured grace, whatever clients do; one that never reads is cut off with exit `status`."""
     notify("STOPPING=1")
     service.refuse_new_jobs()
     grace = config.server.shutdown_grace.total_seconds()
-    watchdog = asyncio.get_running_loop().call_later(grace * 0.95, os._exit, 0)
+    watchdog = asyncio.get_running_loop().call_later(grace * 0.95, os._exit, status)
     held.end_all(JobError(ErrorCode.UNAVAILABLE, "the server is shutting down; jobs run on"))
     await asyncio.gather(*(door.stop(grace * 0.6) for door in doors.values()))
     watchdog.cancel()
