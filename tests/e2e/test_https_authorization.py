@@ -249,6 +249,11 @@ def test_errors_tell_nothing_about_the_server_or_other_users(daemon):
     ):
         answers.append(alice.post("/jobs/start", body))
         assert answers[-1].status in {400, 404, 422}, body
+    answers += [
+        alice.get(f"/jobs/{his}/output?since={text}") for text in ("", "x", "1e308", "1e11", "-1", "nan", "9" * 400)
+    ]
+    answers += [alice.get(f"/jobs/{his}/wait?timeout={text}") for text in ("", "x", "1e308", "-1", "inf")]
+    assert {answer.status for answer in answers[-12:]} == {400}
     answers += [alice.post("/jobs/start", body) for body in (b"", b"{", b"[]", b"null", b"\xff", b'{"program": NaN}')]
     forbidden = ["bob", "Traceback", 'File "', ".py", str(daemon.directory), "/var/", "pki", "sqlite", secret]
     forbidden += [str(daemon.pid), *map(str, daemon.descendants()), "pydantic", "starlette"]

@@ -9,6 +9,7 @@ from pydantic import WithJsonSchema
 
 _NUMBER: Final = re.compile(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _LARGEST: Final = 1 << 62
+MOST_SECONDS: Final = 10_000_000_000.0  # three hundred years, or the year 2286
 _SIZE: Final = "^[1-9][0-9]{1,5}(M|MiB|G|GiB)$"
 _RATE: Final = "^[1-9][0-9]{0,5}(k|K|KiB|M|MiB|G|GiB)$"
 _CPU: Final = "^([1-9][0-9]{0,2}|[1-9][0-9]{1,4}m|0\\.[1-9][0-9]{0,2})$"
@@ -28,7 +29,7 @@ def _amount(number: dict[str, Any], text: str | None, example: str) -> WithJsonS
 
 
 def _in_query(text: str, example: str) -> WithJsonSchema:
-    spellings = [{"type": "number", "minimum": 0}, {"type": "string", "pattern": text}]
+    spellings = [{"type": "number", "minimum": 0, "maximum": MOST_SECONDS}, {"type": "string", "pattern": text}]
     return WithJsonSchema({"anyOf": spellings, "examples": [example]})
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
 from jobworker.api.http.measures import (
+    MOST_SECONDS,
     Cap,
     Cpu,
     Duration,
@@ -237,7 +238,11 @@ def _seconds(text: str | None, field: str, parse: Callable[[str, str], float]) -
     if text is None:
         return None
     seconds = number(text)
-    return parse(text, field) if seconds is None else seconds
+    if seconds is None:
+        seconds = parse(text, field)
+    if seconds > MOST_SECONDS:
+        raise invalid(field, text, f"at most {MOST_SECONDS:.0f} seconds")
+    return seconds
 
 
 def _state(text: str) -> State:

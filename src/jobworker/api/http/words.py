@@ -61,13 +61,15 @@ Program = Annotated[
     str,
     BeforeValidator(_read),
     PlainSerializer(_write),
-    WithJsonSchema({"anyOf": [_PROGRAM, _BYTES], "examples": ["/bin/sleep"]}),
+    WithJsonSchema(
+        {**_PROGRAM, "description": f"A path, or a name in the server's PATH: {_ALLOWED}.", "examples": ["/bin/sleep"]}
+    ),
 ]
 Place = Annotated[
     str,
     BeforeValidator(_read),
     PlainSerializer(_write),
-    WithJsonSchema({"anyOf": [_PLACE, _BYTES]}),
+    WithJsonSchema({**_PLACE, "description": f"An absolute path: {_ALLOWED}."}),
 ]
 Argument = Annotated[
     str, BeforeValidator(_read_argument), PlainSerializer(_write), WithJsonSchema({"anyOf": [_TEXT, _NUMBER, _BYTES]})
