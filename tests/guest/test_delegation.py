@@ -14,7 +14,7 @@ _TREE = Path("/sys/fs/cgroup")
 _SERVICE = _TREE / "system.slice" / "jobworkerd.service"
 
 pytestmark = [
-    pytest.mark.layout,
+    pytest.mark.machine,
     pytest.mark.skipif(
         os.environ["JOBWORKER_VM"] != "v2", reason="needs the v2 layout: only there is a group handed down"
     ),

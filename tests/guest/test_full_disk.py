@@ -68,7 +68,7 @@ def _fill(path: Path) -> None:
             os.fsync(file)
 
 
-@pytest.mark.layout
+@pytest.mark.machine
 async def test_a_server_on_a_full_disk_refuses_starts_serves_the_rest_and_recovers(
     small_disk: Path, client: JobClient
 ) -> None:
