@@ -1,6 +1,8 @@
 """The server as a service that a service manager has handed a group to, as systemd does with Delegate=yes."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,3 +93,29 @@ async def test_a_limit_is_refused_by_name_when_its_controller_was_not_handed_to_
         job, _ = await run_job(worker, JobSpec(program="/bin/true", limits=Limits(pids=None)))
         assert job.effective_limits["memory"]
         await worker.remove(job.id)
+
+
+_IN_A_CONTAINER = """
+import asyncio, sys
+from pathlib import Path
+from jobworker import JobSpec, Limits, Worker
+
+async def main():
+    async with await Worker.open(sys.argv[1]) as worker:
+        job = await worker.start(JobSpec(program="/bin/true", limits=Limits(pids=9)))
+        await worker.wait(job.id)
+        print(job.effective_limits["pids"], Path("/proc/self/cgroup").read_text().strip())
+        await worker.remove(job.id)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("service", [None], indirect=True)
+def test_at_the_top_of_a_container_the_server_makes_room_as_well(service: Path, state: Path) -> None:
+    """S5. What a container shows as the top of the tree is a group like any other, and has its processes in it."""
+    own_tree = "umount /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup"
+    command = f'{own_tree} && exec "$0" "$@"'
+    container = ["unshare", "--cgroup", "--mount", "sh", "-c", command, sys.executable, "-c", _IN_A_CONTAINER, state]
+    ran = subprocess.run(container, check=True, capture_output=True, text=True)
+    assert ran.stdout == "9 0::/server\n"

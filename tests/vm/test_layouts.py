@@ -38,7 +38,6 @@ def _run_in_guest(capsys: pytest.CaptureFixture[str], layout: str, seconds: floa
     assert running.returncode == 0, f"{layout}: pytest in the machine ended with {running.returncode}"
 
 
-@pytest.mark.soak
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_what_rests_on_control_groups_holds_on_every_layout(capsys: pytest.CaptureFixture[str], layout: str) -> None:

@@ -35,7 +35,6 @@ def _lines(machine: Machine, act: str) -> Iterator[list[str]]:
         qemu.stdout.close()
 
 
-@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_every_acknowledged_job_is_on_record_after_a_power_cut(machine: Machine) -> None:
     """C4. The control is a file that had the same lines and was not synced: the cut has cost it some."""
