@@ -14,13 +14,10 @@ _PYTEST = (
     *("-p", "pytest_timeout", "-p", "no:cacheprovider", "--color=no", "-v", "--timeout=300"),
 )
 
-pytestmark = [
-    pytest.mark.skipif(bool(missing()), reason=f"a virtual machine needs: {', '.join(missing())}"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = pytest.mark.skipif(bool(missing()), reason=f"a virtual machine needs: {', '.join(missing())}")
 
 
-def _run_in_guest(capsys: pytest.CaptureFixture[str], layout: str, seconds: float, *arguments: str) -> None:
+def _run_in_guest(pytestconfig: pytest.Config, layout: str, seconds: float, *arguments: str) -> None:
     """Passes when pytest in the guest does, shows what it says, and has its closing line seen in any case."""
     machine = [sys.executable, _MACHINE, "--layout", layout, "--timeout", str(seconds), "--", *_PYTEST, *arguments]
     lines = []
@@ -32,22 +29,23 @@ def _run_in_guest(capsys: pytest.CaptureFixture[str], layout: str, seconds: floa
                 lines.append(line.strip())
         finally:
             running.terminate()
-    with capsys.disabled():
-        told = [line for line in lines if line.startswith("SKIPPED")]
-        print("", *told, f"in the machine, {layout}: {lines[-1].strip('= ') if lines else 'nothing'}", sep="\n")
+    reporter = pytestconfig.pluginmanager.get_plugin("terminalreporter")
+    reporter.write_line("")
+    for line in [*(line for line in lines if line.startswith("SKIPPED")), *lines[-1:]]:
+        reporter.write_line(f"{layout}, in the machine: {line.strip('= ')}")
     assert running.returncode == 0, f"{layout}: pytest in the machine ended with {running.returncode}"
 
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_what_rests_on_control_groups_holds_on_every_layout(capsys: pytest.CaptureFixture[str], layout: str) -> None:
+def test_what_rests_on_control_groups_holds_on_every_layout(pytestconfig: pytest.Config, layout: str) -> None:
     """S1 to S6, P1, P6, P9, R1, as far as the layout can make a difference."""
     chosen = "(layout or machine) and not soak" if layout == "v2" else "layout and not soak"
-    _run_in_guest(capsys, layout, 800, "-m", chosen, "tests/kernel", "tests/hostile", "tests/guest")
+    _run_in_guest(pytestconfig, layout, 800, "-m", chosen, "tests/kernel", "tests/hostile", "tests/guest")
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_all_that_the_kernel_decides_holds_on_every_layout(capsys: pytest.CaptureFixture[str], layout: str) -> None:
+def test_all_that_the_kernel_decides_holds_on_every_layout(pytestconfig: pytest.Config, layout: str) -> None:
     """E, O, P, R1, S: the whole of the suites that speak to the kernel."""
-    _run_in_guest(capsys, layout, 7200, "tests/kernel", "tests/hostile", "tests/runtime", "tests/guest")
+    _run_in_guest(pytestconfig, layout, 7200, "tests/kernel", "tests/hostile", "tests/runtime", "tests/guest")
