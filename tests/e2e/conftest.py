@@ -399,7 +399,7 @@ def user_daemon(installation: Installation) -> Iterator[Daemon]:
         controls = {line["control"]: line["works"] for line in json.loads(daemon.command("check", "-o", "json").stdout)}
         if not controls["user-namespace"]:
             pytest.skip("needs user namespaces for ordinary users: they isolate jobs without root")
-        daemon.address = f"127.0.0.1:{free_port()}"
+        daemon.address, daemon.https = (f"127.0.0.1:{free_port()}" for _ in range(2))
         for command in (
             ("init", "--listen", daemon.address, "--listen-https", daemon.https),
             ("user", "add", "alice"),
