@@ -103,6 +103,12 @@ STREAM_ANSWER: Final = {
         },
     },
 }
+REPLAYED: Final = {
+    "Idempotent-Replayed": {
+        "description": "There when the job is one that the same Idempotency-Key has started before.",
+        "schema": {"const": "true"},
+    }
+}
 EVENTS_ANSWER: Final = {
     "description": "An event for each state that a job comes into, of every job that the caller may see.",
     "content": {EVENTS_TYPE: {"schema": {"type": "string"}, "example": "event: job\nid: 1\ndata: {…}\n\n"}},

@@ -28,6 +28,7 @@ class Route:
     status: int = 200
     failures: tuple[int, ...] = ()
     request: dict[str, Any] = field(default_factory=dict)
+    headers: dict[str, Any] = field(default_factory=dict)
 
     def responses(self) -> Responses:
         """What the document says about the answers."""
@@ -35,7 +36,7 @@ class Route:
         if isinstance(self.answer, dict):
             told |= self.answer
         else:
-            told[self.status] = {"model": self.answer, "description": "As asked."}
+            told[self.status] = {"model": self.answer, "description": "As asked.", "headers": self.headers}
         return told | {status: openapi.failure_response(status) for status in self.failures}
 
 
@@ -53,6 +54,7 @@ ROUTES: Final = (
         answer=JobRef,
         status=201,
         failures=(*_ON_A_JOB, *_WITH_BODY, 422, 503),
+        headers=openapi.REPLAYED,
     ),
     Route(
         method="GET",
