@@ -15,7 +15,8 @@ from jobworker.core.errors import ErrorCode, JobError
 from jobworker.credentials import Credentials, ScopeRefused, TooManyAttempts
 
 _FORM: Final = "application/x-www-form-urlencoded"
-_MOST_FIELDS: Final = 32
+_FIELDS: Final = frozenset({"grant_type", "client_id", "client_secret", "scope", "token"})
+_MOST_FIELDS: Final = 1000
 
 
 class OAuthRefused(Exception):  # noqa: N818 - it says what happened, as every refusal here does
@@ -94,8 +95,10 @@ async def _form(request: Request) -> dict[str, str]:
         )
     except ValueError:
         raise OAuthRefused("invalid_request", "the form cannot be read") from None
-    form = dict(pairs)
-    if len(form) != len(pairs):
+    # What is not known is ignored, as RFC 6749 has it, however often it is there.
+    known = [(name, value) for name, value in pairs if name in _FIELDS]
+    form = dict(known)
+    if len(form) != len(known):
         raise OAuthRefused("invalid_request", "a field is given twice")
     return form
 
