@@ -1,0 +1,126 @@
+"""What a user with a good certificate and bad manners can do to the gRPC door: nothing to the others."""
+
+import contextlib
+import os
+import random
+import ssl
+from pathlib import Path
+
+import grpc
+import h2.config
+import h2.connection
+import h2.exceptions
+import pytest
+from host import needs_root
+
+pytestmark = needs_root
+
+COUNTS = [pytest.param(1000, id="few"), pytest.param(100_000, id="all", marks=pytest.mark.soak)]
+REQUEST = [
+    (":method", "POST"),
+    (":scheme", "https"),
+    (":path", "/jobworker.v1.JobWorker/Status"),
+    (":authority", "x"),
+    ("te", "trailers"),
+    ("content-type", "application/grpc"),
+]
+
+
+class Flooder:
+    """An HTTP/2 connection that says what it likes, and reads now and then."""
+
+    def __init__(self, socket):
+        self.socket = socket
+        self.h2 = h2.connection.H2Connection(config=h2.config.H2Configuration(client_side=True))
+        self.h2.initiate_connection()
+        self.flush()
+
+    def flush(self):
+        self.socket.sendall(self.h2.data_to_send())
+
+    def read(self):
+        """Whether the server still talks to us."""
+        self.socket.settimeout(0.01)
+        try:
+            data = self.socket.recv(65536)
+            self.h2.receive_data(data)
+        except TimeoutError:
+            return True
+        finally:
+            self.socket.settimeout(10)
+        return bool(data)
+
+
+@contextlib.contextmanager
+def flooder(daemon, user="bob"):
+    context, door = daemon.context(user), daemon.https_as(None)
+    host, _, port = daemon.address.rpartition(":")
+    door.host, door.port = host, int(port)
+    door.tls.load_cert_chain(context.certificate, context.key)
+    door.tls.set_alpn_protocols(["h2"])
+    with door.socket() as connection:
+        yield Flooder(connection)
+
+
+def open_and_reset(flood):
+    stream = flood.h2.get_next_available_stream_id()
+    flood.h2.send_headers(stream, REQUEST)
+    flood.h2.reset_stream(stream)
+
+
+def ping(flood):
+    flood.h2.ping(os.urandom(8))
+
+
+def settings(flood):
+    flood.h2.update_settings({4: random.randrange(1, 1 << 20)})
+
+
+def memory_of(pid):
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return int(fields["VmRSS"].split()[0]) / 1024
+
+
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("act", [open_and_reset, ping, settings])
+async def test_a_flood_of_frames_ends_its_own_connection_at_most(own_daemon, act, count):
+    """R3: streams that are reset at once, pings, settings; others are served, and memory stays bounded."""
+    own_daemon.start()
+    before, done = memory_of(own_daemon.pid), 0
+    with flooder(own_daemon) as flood:
+        with contextlib.suppress(OSError, ssl.SSLError, h2.exceptions.ProtocolError):
+            for number in range(count):
+                act(flood)
+                flood.flush()
+                done += 1
+                if number % 50 == 49 and not flood.read():
+                    break
+        async with own_daemon.client() as client:
+            assert await client.list().__anext__() == []
+    assert done >= 50  # else this was no flood
+    assert own_daemon.process.poll() is None
+    assert memory_of(own_daemon.pid) - before < 64
+
+
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("count", COUNTS)
+async def test_payloads_that_are_no_messages_are_refused_one_by_one(own_daemon, count):
+    """R3: random bytes for every RPC: an error each, never one of ours, and the server goes on."""
+    own_daemon.start()
+    chance = random.Random(1)
+    rpcs = ("Start", "Stop", "Status", "List", "Wait", "Remove", "Signal")
+    seen = set()
+    async with own_daemon.channel() as channel:
+        for number in range(count):
+            call = channel.unary_unary(f"/jobworker.v1.JobWorker/{rpcs[number % len(rpcs)]}")
+            try:
+                await call(b"\xff" + chance.randbytes(chance.randrange(200)), timeout=30)
+            except grpc.aio.AioRpcError as error:
+                seen.add(error.code())
+            else:
+                pytest.fail("a message that cannot be read was answered")
+    assert seen <= {grpc.StatusCode.INTERNAL, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNKNOWN}
+    assert "internal error" not in own_daemon.log.read_text()
+    async with own_daemon.client() as client:
+        assert await client.list().__anext__() == []
