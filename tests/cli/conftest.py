@@ -24,6 +24,7 @@ class Jobctl:
 
     def __init__(self, context: Path, home: Path) -> None:
         self.begun: list[subprocess.Popen[bytes]] = []
+        self.command = [sys.executable, "-c", JOBCTL]
         self.environment = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(Path(jobworker.__file__).parent.parent),
@@ -36,7 +37,7 @@ class Jobctl:
     def __call__(self, *arguments, **options):
         """The finished process, its output as bytes."""
         return subprocess.run(
-            [sys.executable, "-c", JOBCTL, *arguments],
+            [*self.command, *arguments],
             env=self.environment,
             capture_output=True,
             timeout=60,

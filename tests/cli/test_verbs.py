@@ -311,7 +311,7 @@ def test_a_wrong_command_line_is_2(jobctl, line):  # Q5
 
 
 VERBS = ["start", "run", "status", "inspect", "logs", "follow", "list", "wait", "stop", "signal", "kill", "rm"]
-VERBS += ["why", "stats", "context", "version", "completion"]
+VERBS += ["why", "stats", "context", "login", "version", "completion"]
 
 
 @pytest.mark.parametrize("verb", VERBS)

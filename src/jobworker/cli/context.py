@@ -45,7 +45,7 @@ def list_contexts(output: FormatOption = Format.TABLE) -> None:
     current = current_context()
     contexts = {name: Context.load(named_directory(name)) for name in named_contexts()}
     if output is Format.TABLE:
-        _print(contexts, current)
+        print_contexts(contexts, current)
         return
     documents = [_document(context) | {"name": name, "current": name == current} for name, context in contexts.items()]
     for document in documents if output is Format.JSONL else [documents]:
@@ -61,7 +61,7 @@ def use(choice: Annotated[str, typer.Argument(metavar="NAME|DIR", help="A contex
       jobctl context use alice
     """
     used = use_context(choice)
-    _print({used.directory.name: used})
+    print_contexts({used.directory.name: used})
 
 
 def show(
@@ -125,14 +125,14 @@ def add(  # noqa: PLR0913 - one parameter an option
     if Transport.HTTPS in saved.transports:
         saved.read_token()
     saved.save()
-    _print({name: saved})
+    print_contexts({name: saved})
 
 
 def _values(context: Context) -> dict[str, Any]:
     return {key: getattr(context, key) for key in context.values()}
 
 
-def _print(contexts: Mapping[str, Context], current: str | None = None) -> None:
+def print_contexts(contexts: Mapping[str, Context], current: str | None = None) -> None:
     """Prints a line a context, with the address of each door that it has an identity for."""
     rows = [
         [

@@ -79,6 +79,7 @@ class _Jobctl(VerbGroup):
         "signal": "signal:signal",
         "rm": "remove:remove",
         "context": "context:context",
+        "login": "login:login",
         "version": "version:version",
         "completion": "completion:completion",
     }

@@ -214,6 +214,11 @@ def named_directory(name: str) -> Path:
     return _named(name)
 
 
+def is_context(directory: Path) -> bool:
+    """Whether `directory` holds a context."""
+    return (directory / _FILE).is_file()
+
+
 def check_server(server: str) -> str:
     """`server` when it is HOST:PORT; otherwise INVALID_ARGUMENT."""
     host, _, port = server.rpartition(":")
@@ -231,7 +236,7 @@ def _locate(choice: str, ambient: str | None) -> Path:
         candidates.append(Path(ambient).absolute().parent / choice)
     candidates.append(Path(choice))
     for candidate in candidates:
-        if (candidate / _FILE).is_file():
+        if is_context(candidate):
             return candidate
     known = ", ".join(named_contexts()) or "none"
     remedy = f"add one with: jobctl context add {choice} DIR, or: jobctl login {choice}"
