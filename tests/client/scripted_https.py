@@ -49,6 +49,7 @@ class HttpsDoor:
         self._jobs = jobs
         self.token = TOKEN
         self.seen = []  # the headers of every request
+        self.streams = 0  # that are open
         self.answers = []  # what the next requests get instead: (status, headers, body)
 
     async def serve(self, key_and_certificate) -> int:
@@ -177,8 +178,12 @@ class HttpsDoor:
         if message.id not in self._jobs.jobs:
             await self._jobs.Status(pb2.StatusRequest(id=message.id), _Call())
         await response.prepare(request)
-        async for event in self._jobs.Stream(message, _Call()):
-            await response.write(_frame(event))
+        self.streams += 1
+        try:
+            async for event in self._jobs.Stream(message, _Call()):
+                await response.write(_frame(event))
+        finally:
+            self.streams -= 1
         await response.write_eof()
         return response
 

@@ -2,6 +2,9 @@
 
 import datetime as dt
 import ipaddress
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from client.scripted_https import TOKEN
@@ -24,9 +27,17 @@ class Authority:
     def pem(self) -> bytes:
         return self.certificate.public_bytes(serialization.Encoding.PEM)
 
-    def server(self) -> tuple[bytes, bytes]:
-        """Key and certificate, both PEM, for 127.0.0.1."""
-        return self._pair("server", x509.IPAddress(ipaddress.ip_address("127.0.0.1")), ExtendedKeyUsageOID.SERVER_AUTH)
+    def server(self, address: str = "127.0.0.1") -> tuple[bytes, bytes]:
+        """Key and certificate, both PEM, for an IP address."""
+        return self._pair("server", x509.IPAddress(ipaddress.ip_address(address)), ExtendedKeyUsageOID.SERVER_AUTH)
+
+    @contextmanager
+    def written(self, pem: bytes) -> Iterator[str]:
+        """The name of a private file with this content."""
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(pem)
+            file.flush()
+            yield file.name
 
     def context(self, directory: Path, user: str, server: str, transport: Transport = Transport.GRPC) -> Path:
         """A context directory as `jobworkerd user add` writes it, with what one transport needs."""

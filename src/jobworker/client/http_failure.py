@@ -17,10 +17,10 @@ _CODE: Final = "Jobworker-Error"
 _MESSAGE: Final = "Jobworker-Message"
 _CODES: Final = {code.value: code for code in ErrorCode}
 _BAD_TOKEN: Final = "bad authentication: the token is wrong, expired or revoked; store another one with: jobctl login"  # noqa: S105
-_CLOSED: Final = "the server closed the connection; it may be stopping"
+_CLOSED: Final = "the server closed the connection; it may be stopping, or be no HTTPS port"
 
 # For a server or a proxy on the way that does not send the exact code.
-_BY_STATUS: Final = {
+_BY_STATUS: Final[dict[int, ErrorCode]] = {
     HTTPStatus.BAD_REQUEST: ErrorCode.INVALID_ARGUMENT,
     HTTPStatus.FORBIDDEN: ErrorCode.PERMISSION_DENIED,
     HTTPStatus.NOT_FOUND: ErrorCode.JOB_NOT_FOUND,
@@ -45,7 +45,7 @@ def refusal(response: aiohttp.ClientResponse, body: bytes, server: str) -> JobEr
     if code is not None and told:
         return JobError(code, told)
     told = told or f"{server} answered with HTTP {response.status}; is this the HTTPS port of a jobworkerd?"
-    return JobError(_BY_STATUS.get(HTTPStatus(response.status), ErrorCode.INTERNAL), told)
+    return JobError(_BY_STATUS.get(response.status, ErrorCode.INTERNAL), told)
 
 
 def broken(error: Exception, server: str) -> JobError:
@@ -63,8 +63,6 @@ def broken(error: Exception, server: str) -> JobError:
             return unreachable(server, words.OTHER_HOST if is_name else words.OTHER_CA)
         case aiohttp.ClientConnectorError():
             return unreachable(server, _connecting(error.os_error))
-        case _ if "CERTIFICATE_REQUIRED" in str(error):
-            return unreachable(server, "it asks for a certificate; is this its gRPC port?")
         case _:
             return unreachable(server, _CLOSED)
 
