@@ -23,7 +23,7 @@ import pytest
 from e2e.https import Https
 from host import JOB_PYTHON, job_groups
 
-from jobworker.client.context import Context
+from jobworker.client.context import Context, Transport
 from jobworker.client.job_client import JobClient
 from jobworker.daemon.config import Address
 from jobworker.daemon.init import init
@@ -66,6 +66,7 @@ class Daemon:
         self.log = directory.parent / "log"
         self.address = ""
         self.https = ""
+        self.transport: Transport | None = None  # over which its users come; None: as they do by themselves
 
     # What its operator does.
 
@@ -210,7 +211,12 @@ class Daemon:
 
     def client(self, user: str = "alice"):
         """The Python client, connected."""
-        return JobClient.connect(self.context(user))
+        return JobClient.connect(self.context(user), self.transport)
+
+    @property
+    def dialed(self) -> str:
+        """The address that its users dial."""
+        return self.https if self.transport is Transport.HTTPS else self.address
 
     def https_as(self, user: str | None = "alice", token: str | None = None) -> Https:
         """The HTTPS door with a user's token, with another one, or with none."""
@@ -220,7 +226,8 @@ class Daemon:
 
     def jobctl_command(self, *arguments: object, user: str = "alice") -> list[str]:
         place = str(self.directory / "clients" / user)
-        return [sys.executable, "-c", JOBCTL, "--context", place, *map(str, arguments)]
+        transport = ["--transport", self.transport.value] if self.transport else []
+        return [sys.executable, "-c", JOBCTL, "--context", place, *transport, *map(str, arguments)]
 
     def jobctl(self, *arguments: object, user: str = "alice", **options) -> subprocess.CompletedProcess[str]:
         """One command of jobctl, to its end."""
