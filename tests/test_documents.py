@@ -82,7 +82,3 @@ def test_the_library_example_of_the_readme_runs_as_written(tmp_path: Path) -> No
     ran = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, check=True)
     assert ran.stdout.startswith("STDOUT hello\n")
     assert "Exited(code=3)" in ran.stdout
-
-
-def test_the_client_example_of_the_readme_names_what_is_there() -> None:
-    exec(compile(_python_examples()[1], "README.md", "exec"), {})
