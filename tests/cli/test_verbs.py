@@ -280,6 +280,18 @@ def test_the_context_option_works_before_and_behind_the_verb(authority, server, 
     assert b"cannot reach" in jobctl("-u", "bob", "list").stderr
 
 
+@pytest.mark.parametrize("where", ["before", "behind", "around"])
+def test_the_transport_is_chosen_before_and_behind_the_verb_and_around_it(server, transport, jobctl, where):
+    (other,) = set(Transport) - {transport}
+    if where == "around":
+        jobctl.environment["JOBCTL_TRANSPORT"] = other.value
+    line = {"before": ["--transport", other.value, "list"], "behind": ["list", "--transport", other.value]}
+    refused = jobctl(*line.get(where, ["list"]))
+    assert (refused.returncode, refused.stdout) == (125, b"")
+    assert f"no way over {other.value}".encode() in refused.stderr
+    assert jobctl("--transport", transport.value, "list").returncode == 0  # positive control, and the option goes first
+
+
 def test_contexts_are_added_listed_used_and_shown(address, transport, jobctl, tmp_path):
     directory = tmp_path / "clients/alice"
     assert jobctl("context", "add", "work", str(directory)).returncode == 0

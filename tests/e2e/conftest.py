@@ -227,7 +227,7 @@ class Daemon:
     def jobctl_command(self, *arguments: object, user: str = "alice") -> list[str]:
         place = str(self.directory / "clients" / user)
         transport = ["--transport", self.transport.value] if self.transport else []
-        return [sys.executable, "-c", JOBCTL, "--context", place, *transport, *map(str, arguments)]
+        return [sys.executable, "-c", JOBCTL, *transport, "--context", place, *map(str, arguments)]
 
     def jobctl(self, *arguments: object, user: str = "alice", **options) -> subprocess.CompletedProcess[str]:
         """One command of jobctl, to its end."""

@@ -18,7 +18,9 @@ class Format(Enum):
 
 def _inherited(ctx: typer.Context, param: typer.CallbackParam, value: Any) -> Any:
     """The option's value, or the one given before the verb."""
-    return value or ctx.find_root().params.get(str(param.name))
+    found = value or ctx.find_root().params.get(str(param.name))
+    # Typer makes the member of an enumeration once more of what is returned here.
+    return found.value if isinstance(found, Enum) else found
 
 
 ContextOption = Annotated[
