@@ -193,6 +193,7 @@ class ScriptedServer:
     def __exit__(self, *_):
         self.run(lambda: self._server.stop(0))
         self.run(self.https.close)
+        self.run(_finish_all)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -233,6 +234,15 @@ class ScriptedServer:
         self.ports[Transport.GRPC] = self._server.add_secure_port("127.0.0.1:0", credentials)
         await self._server.start()
         self.ports[Transport.HTTPS] = await self.https.serve(self._authority.server())
+
+
+async def _finish_all() -> None:
+    """Ends what is still under way, such as a handshake that its client has left, so that its socket is closed."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    await asyncio.sleep(0)
 
 
 async def _awaited(work: Callable[[], Any]) -> Any:
