@@ -38,6 +38,8 @@ strace               strace
 openssl              openssl
 ps                   procps
 unshare              util-linux
+stress-ng            stress-ng
+capsh                libcap2-bin
 mkfs.ext4            e2fsprogs
 curl                 curl
 wrk                  wrk
