@@ -29,6 +29,7 @@ from host import (
 )
 
 from jobworker import ErrorCode, JobError, JobSpec, Limits, State, Worker
+from jobworker.runtime import linux
 from jobworker.runtime.launcher_client import LauncherClient
 from jobworker.worker import bootstrap
 
@@ -474,6 +475,7 @@ async def test_the_sandbox_that_is_shown_is_the_one_there_is(worker: Worker, sta
     assert (shown.pop("capabilities") == "none") is (int(status["CapBnd"], 16) == 0)
     assert (shown.pop("no_new_privs") == "yes") is (status["NoNewPrivs"] == "1")
     assert (shown.pop("seccomp") == "filter") is (status["Seccomp"] == "2")
+    assert (shown.pop("landlock") == "yes") is (linux.landlock_version() >= 2)
     assert shown.pop("umask") == status["Umask"] == "0022"
     assert shown.pop("oom_score_adj") == Path(f"/proc/{pid}/oom_score_adj").read_text().strip() == "500"
     assert shown.pop("descriptors").split(",") == sorted(os.listdir(f"/proc/{pid}/fd"))

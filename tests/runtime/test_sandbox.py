@@ -22,6 +22,7 @@ HOST = HostView(
         Mask("/proc/kcore", is_directory=False),
     ),
     proc_read_only=("/proc/sys", "/proc/irq"),
+    landlock=2,
     namespaces={"pid": 1, "mount": 2, "net": 3, "ipc": 4, "uts": 5, "cgroup": 6},
 )
 JOB = Confinement(
@@ -78,6 +79,8 @@ ORDER = [
     ("DropCapabilities", "ForbidNewPrivileges", "what is dropped stays dropped"),
     ("ForbidNewPrivileges", "CloseDescriptors", "the last look at the host is closed at the end"),
     ("ForbidNewPrivileges", "FilterSystemCalls", "without it the kernel takes no filter from an ordinary user"),
+    ("ForbidNewPrivileges", "RestrictWriting", "without it the kernel takes no rules from an ordinary user"),
+    ("MountScratch", "RestrictWriting", "what is allowed must be there"),
     ("CloseDescriptors", "FilterSystemCalls", "the filter is the last step that confines"),
     ("BecomeUser", "EnterWorkdir", "with the job's own rights"),
     ("EnterWorkdir", "ReadBack", "what comes after it could undo what it saw"),
@@ -106,7 +109,7 @@ DOCUMENTED = [
     ("host name, loopback", "RaiseLoopback"),
     ("session, umask, rlimits", "SetRlimits"),
     ("groups, uid, capabilities, no_new_privs", "ForbidNewPrivileges"),
-    ("(Landlock)", None),
+    ("Landlock", "RestrictWriting"),
     ("close descriptors, seccomp", "FilterSystemCalls"),
     ("working directory, read back, exec", "Exec"),
 ]

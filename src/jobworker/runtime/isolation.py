@@ -30,6 +30,7 @@ _RLIMITS: Final = {
 }
 _CAPABILITY_SETS: Final = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 _SECCOMP_MODES: Final = {"0": "no", "1": "strict", "2": "filter"}  # linux/seccomp.h
+_REFUSED_BY_LANDLOCK: Final = "/dev/urandom"  # anybody else may write to it
 _WITH_DEVICES: Final = ("/dev", "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 
 
@@ -57,6 +58,7 @@ def read(outside: Mapping[str, int], masked: Iterable[str], read_only: Iterable[
         "capabilities": _capabilities([status[name] for name in _CAPABILITY_SETS]),
         "no_new_privs": "yes" if status["NoNewPrivs"] == "1" else "no",
         "seccomp": _SECCOMP_MODES.get(status["Seccomp"], status["Seccomp"]),
+        "landlock": "yes" if _is_refused(_REFUSED_BY_LANDLOCK) else "no",
         "rlimits": show_rlimits((number, *resource.getrlimit(number)) for number in _RLIMITS.values()),
         "umask": status["Umask"],
         "oom_score_adj": _read("/proc/self/oom_score_adj").strip(),
@@ -91,6 +93,15 @@ def _mounts(masked: Iterable[str], read_only: Iterable[str]) -> dict[str, str]:
         "masks": "complete" if not seen else f"{len(seen)} missing",
         "knobs": "read-only" if not open_to_writing else f"{len(open_to_writing)} writable",
     }
+
+
+def _is_refused(path: str) -> bool:
+    """Whether opening the file for writing is not permitted; Landlock shows itself in no file."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
+    except PermissionError:
+        return True
+    return False
 
 
 def _one_id(ids: str) -> str:

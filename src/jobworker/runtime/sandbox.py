@@ -5,7 +5,7 @@ Order, as SECURITY.md lists it; each step is checked and a failure aborts the st
  1  join the control groups           7  host name, loopback
  2  new namespaces                    8  session, umask, rlimits
  3  cut mount propagation             9  groups, uid, capabilities, no_new_privs
- 4  a read-only root beside the old  10  (Landlock)
+ 4  a read-only root beside the old  10  Landlock
  5  pivot into it, drop the old      11  close descriptors, seccomp
  6  masks, /proc, /dev, /tmp         12  working directory, read back, exec
 """
@@ -95,6 +95,7 @@ _KERNEL_FILE_SYSTEMS: Final = frozenset(
 _REPLACED: Final = ("/tmp", "/proc", "/sys", "/dev")  # noqa: S108
 _UMASK: Final = 0o022
 _OOM_SCORE: Final = 500
+_FIRST_LANDLOCK: Final = 2  # under the first version no file could be moved to another directory
 _NOSUID_NODEV: Final = linux.MS_NOSUID | linux.MS_NODEV
 _MASKS: Final = "tmp"  # where the empty file and directory for masks stand until /tmp is mounted
 
@@ -363,6 +364,18 @@ class ForbidNewPrivileges:
 
 
 @dataclass(frozen=True, slots=True)
+class RestrictWriting:
+    """What can be written is said once more to the kernel, apart from mounts and permissions."""
+
+    version: int
+
+    def apply(self) -> None:
+        # Not the generators of random numbers: that they are refused is how isolation.py sees this step.
+        contents = ("/proc", "/dev/null", "/dev/zero", "/dev/full")
+        linux.restrict_writing(self.version, ("/tmp", "/dev/shm"), contents)  # noqa: S108
+
+
+@dataclass(frozen=True, slots=True)
 class CloseDescriptors:
     """Only 0, 1, 2 and `kept` stay open; `kept` closes itself at exec."""
 
@@ -489,6 +502,7 @@ class HostView:
     masks: tuple[Mask, ...]
     proc_read_only: tuple[str, ...]
     namespaces: Mapping[str, int]  # those of the host, by their numbers
+    landlock: int  # the version in use; 0 where there is none that can be used
 
     @classmethod
     def survey(cls, mountinfo: str, hidden: Iterable[str]) -> "HostView":
@@ -506,6 +520,7 @@ class HostView:
             + tuple(Mask(f"/proc/{name}", Path(f"/proc/{name}").is_dir()) for name in _existing(_PROC_MASKED)),
             proc_read_only=tuple(f"/proc/{name}" for name in _existing(_PROC_READ_ONLY)),
             namespaces=isolation.namespaces(),
+            landlock=version if (version := linux.landlock_version()) >= _FIRST_LANDLOCK else 0,
         )
 
 
@@ -554,11 +569,12 @@ def plan(spec: JobSpec, host: HostView, job: Confinement) -> list[Step]:
         LeaveKeyrings(),
         DropCapabilities(),
         ForbidNewPrivileges(),
+        *([RestrictWriting(host.landlock)] if host.landlock else []),
         CloseDescriptors(job.status_fd),
         FilterSystemCalls(seccomp.PROGRAM),
         EnterWorkdir(spec.workdir or DEFAULT_WORKDIR),
         ReadBack(
-            expected=_expected(spec, job),
+            expected=_expected(spec, host, job),
             outside=host.namespaces,
             masked=tuple(mask.path for mask in host.masks),
             read_only=("/", "/dev", *host.proc_read_only),
@@ -576,7 +592,7 @@ def plan(spec: JobSpec, host: HostView, job: Confinement) -> list[Step]:
 _UNLIMITED_SCRATCH: Final = 512 * MiB
 
 
-def _expected(spec: JobSpec, job: Confinement) -> dict[str, str]:
+def _expected(spec: JobSpec, host: HostView, job: Confinement) -> dict[str, str]:
     """What `isolation.read` must find in a process that has gone through the plan."""
     own_network = ["net"] if spec.network is Network.NONE else []
     return {
@@ -593,6 +609,7 @@ def _expected(spec: JobSpec, job: Confinement) -> dict[str, str]:
         "capabilities": "none",
         "no_new_privs": "yes",
         "seccomp": "filter",
+        "landlock": "yes" if host.landlock else "no",
         "rlimits": isolation.show_rlimits(_rlimits(spec.limits)),
         "umask": f"{_UMASK:04o}",
         "oom_score_adj": str(_OOM_SCORE),
