@@ -228,7 +228,7 @@ class Launcher:
                     cgroup=group,
                     effective_limits=effective_limits,
                     wholeness=controls.describe_isolation(self._verdict.degraded),
-                    uid=lease.uid,
+                    ids=lease,
                     steps=steps,
                     service_uid=self._bootstrap.service_uid,
                     service_gid=self._bootstrap.service_gid,

@@ -47,6 +47,7 @@ from jobworker.core.spec import JobSpec, MiB, OnOutputLimit
 from jobworker.runtime import job_dir, linux, sandbox, wire
 from jobworker.runtime.cgroup import Cgroup
 from jobworker.runtime.output_log import OutputWriter, Stream
+from jobworker.runtime.uid_range import UidLease
 
 _PIPE_SIZE: Final = 64 * 1024  # what a pipe holds by default; pipe(7)
 _BIG_PIPE: Final = MiB
@@ -82,7 +83,7 @@ class Assignment:
     cgroup: Cgroup
     effective_limits: dict[str, str]
     wholeness: str  # whether the host gives all the isolation that it should
-    uid: int
+    ids: UidLease
     steps: Steps
     service_uid: int
     service_gid: int
@@ -134,7 +135,7 @@ class Monitor:
             self._wakeup, self._wakeup_end = map(self._keep, os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK))
             for fd, stream in ((stdout, Stream.STDOUT), (stderr, Stream.STDERR)):
                 os.set_blocking(fd, False)
-                os.fchown(fd, self._job.uid, -1)  # so that the program may open /dev/stdout again
+                os.fchown(fd, self._job.ids.uid, -1)  # so that the program may open /dev/stdout again
                 self._pipes[fd] = _Pipe(fd, stream)
             self._steps = self._job.steps(self._status_end)
             self._register_all()
@@ -538,6 +539,7 @@ class Monitor:
         with self._as_service_user():
             job_dir.write_outcome(self._job.directory, document)
         self._job.cgroup.remove()
+        self._job.ids.release()  # before anyone hears of the end: the next job may have them
         self._happens(Finished(ending))
 
 

@@ -1,8 +1,8 @@
 """One unprivileged uid for each live job, host-wide, held by a lock that its monitor keeps.
 
-The locks are open-file-description locks on single bytes of one file: byte n stands for the n-th
-uid of the range. The kernel gives a uid back when the last process with the lock is gone, so no
-crash can leak one. See fcntl(2), F_OFD_SETLK.
+The locks are open-file-description locks on single bytes of one file: byte n stands for uid n.
+The kernel gives a uid back when the last process with the lock is gone, so no crash can leak one.
+See fcntl(2), F_OFD_SETLK.
 """
 
 import errno
