@@ -12,6 +12,7 @@ launcher makes the jobs, and their monitors keep them when this process dies.
 import asyncio
 import contextlib
 import fcntl
+import math
 import os
 import signal
 import socket
@@ -268,6 +269,8 @@ class Worker:
         for name, value, least in (("offset", offset, 0), ("tail_lines", tail_lines, 0), ("max_chunk", max_chunk, 1)):
             if value is not None and value < least:
                 raise invalid(name, value, f"{least} or more")
+        if since is not None and not math.isfinite(since * 1e9):
+            raise invalid("since", since, "seconds since the epoch")
         job = self._find(job_id)
         await job.wait_started()
         reader = self._open_output(job, offset, streams)

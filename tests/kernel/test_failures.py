@@ -26,7 +26,7 @@ from host import (
 
 from jobworker import ErrorCode, JobError, JobSpec, State, Worker
 from jobworker.core.job_id import new_job_id
-from jobworker.runtime import sandbox
+from jobworker.runtime import job_dir, sandbox, wire
 
 pytestmark = needs_root
 
@@ -213,3 +213,23 @@ async def test_a_start_that_stands_still_shows_no_running_job(faulty: Worker, st
     os.kill(child, signal.SIGCONT)
     await starting
     assert (await faulty.wait(job_id)).state is State.COMPLETED
+
+
+@pytest.mark.parametrize("spec", ["{}", "[]", "[" * 100_000, '{"spec": {"program": "/bin/true", "uid": 0}}'], ids=len)
+async def test_an_order_that_makes_no_sense_is_refused_and_the_launcher_lives_on(
+    worker: Worker, state: Path, spec: str
+) -> None:
+    """S6: as from a server that has been taken over; what it hands over is read with no trust in it."""
+    launcher = await launcher_of(worker)
+    job_id = new_job_id()
+    place = state / "jobs" / job_id
+    place.mkdir(mode=0o700)
+    (place / job_dir.SPEC).write_text(spec)
+    directory = job_dir.open_directory(state / "jobs", job_id)
+    with worker._launcher.launch(job_id, directory) as channel:
+        os.close(directory)
+        channel.settimeout(10)
+        answer, _ = await asyncio.to_thread(wire.receive, channel)
+    assert isinstance(answer, wire.StartFailed)
+    job_dir.remove(state / "jobs", job_id)
+    assert await launcher_of(worker) == launcher

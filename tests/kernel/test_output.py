@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import math
 import os
 import random
 import shutil
@@ -535,7 +536,7 @@ async def test_chunks_say_when_and_on_which_stream_and_since_goes_by_it(worker: 
     assert await selected(worker, talker, since=times[2] - 0.05, streams=STDERR) == b"four"
 
 
-@pytest.mark.parametrize("wanted", [{"offset": -1}, {"tail_lines": -1}, {"max_chunk": 0}], ids=str)
+@pytest.mark.parametrize("wanted", [{"offset": -1}, {"tail_lines": -1}, {"max_chunk": 0}, {"since": math.inf}], ids=str)
 async def test_a_part_that_cannot_be_is_refused(worker: Worker, talker: JobStatus, wanted: dict[str, Any]) -> None:
     with pytest.raises(JobError) as refused:
         await selected(worker, talker, **wanted)

@@ -1,11 +1,13 @@
 """Notice of writes to files, from the kernel to the event loop: no polling, one descriptor."""
 
 import asyncio
+import errno
 import os
 import struct
 from collections.abc import Callable
 from typing import Final, Self
 
+from jobworker.core.errors import ErrorCode, JobError
 from jobworker.runtime import linux
 
 _EVENT: Final = struct.Struct("iIII")  # watch, mask, cookie, length of the name behind it
@@ -38,8 +40,16 @@ class Inotify:
         """Calls `callback` after each write to the file behind descriptor `file`, or after other `events`.
 
         What comes before the event loop turns is told once. Several may watch one file for the same.
+        EXHAUSTED when the host gives this user no more watches; inotify_add_watch(2).
         """
-        number = linux.inotify_add_watch(self._fd, f"/proc/self/fd/{file}", events)
+        try:
+            number = linux.inotify_add_watch(self._fd, f"/proc/self/fd/{file}", events)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise JobError(
+                ErrorCode.EXHAUSTED, "the server can follow no more files; raise fs.inotify.max_user_watches"
+            ) from error
         self._callbacks.setdefault(number, set()).add(callback)
         return Watch(self, number, callback)
 

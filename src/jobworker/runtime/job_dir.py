@@ -83,15 +83,18 @@ def check_directory(directory: int, service_uid: int) -> None:
 
 
 def read_request(directory: int) -> Request:
-    """The request as it was recorded, its spec checked again."""
-    document = json.loads(_read(directory, SPEC))
-    programs = document.get("programs")
-    return Request(
-        JobSpec.from_document(document["spec"]),
-        document["created_at"],
-        document["boot_id"],
-        programs if programs is None else tuple(programs),
-    )
+    """The request as it was recorded, its spec checked again; ValueError when it is none."""
+    try:
+        document = json.loads(_read(directory, SPEC))
+        programs = document.get("programs")
+        return Request(
+            JobSpec.from_document(document["spec"]),
+            document["created_at"],
+            document["boot_id"],
+            programs if programs is None else tuple(programs),
+        )
+    except (AttributeError, LookupError, TypeError, RecursionError) as error:
+        raise ValueError("not a job's request") from error
 
 
 def open_output(directory: int) -> tuple[int, int]:

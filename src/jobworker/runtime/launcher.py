@@ -14,6 +14,7 @@ import select
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -45,6 +46,7 @@ CAPABILITIES: Final = frozenset(
     }
 )
 _LOOK_UP_SECONDS: Final = 2.0
+_RETRY_SECONDS: Final = 0.1
 _LOWEST_UID: Final = 1000  # no job may share a uid with the system's own accounts
 
 
@@ -71,7 +73,7 @@ def main(plan: Plan = sandbox.plan) -> NoReturn:
     launcher = Launcher(control, bootstrap, plan)
     wire.send(control, launcher.readiness())
     while True:
-        child = os.fork()
+        child = _fork_patiently()
         if child == 0:
             linux.set_process_title("jobworker-launcher")
             linux.set_parent_death_signal(0)
@@ -80,6 +82,15 @@ def main(plan: Plan = sandbox.plan) -> NoReturn:
         linux.set_process_title("jobworker-keeper")
         if _wait_for(child) == 0:
             sys.exit(0)
+
+
+def _fork_patiently() -> int:
+    """As os.fork; a host that has no room for a process just now is asked again, since no other keeper comes."""
+    while True:
+        try:
+            return os.fork()
+        except OSError:
+            time.sleep(_RETRY_SECONDS)
 
 
 def check_peer(control: socket.socket) -> None:
