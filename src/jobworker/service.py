@@ -211,12 +211,23 @@ class Service:
             status = await self._worker.start(record.spec, job_id=record.id, by=principal.name, programs=programs)
         except JobError as error:
             del self._live[record.id]
-            await self._database.write(lambda connection: jobs.delete(connection, record.id))
+            await self._forget(record.id)
             if error.code is ErrorCode.PERMISSION_DENIED:  # only who opened the file could tell
                 await self._audit(principal, Action.JOB_START, record.id, "denied", record.spec.program)
             raise
         if record.id in self._live and not isinstance(status.phase, Ended):
             self._update(status)
+
+    async def _forget(self, job_id: str) -> None:
+        """Takes a failed start's record back, later if the disk is full: why it failed is what the caller hears."""
+
+        def delete(connection: sqlite3.Connection) -> None:
+            jobs.delete(connection, job_id)
+
+        try:
+            await self._database.write(delete)
+        except JobError:
+            self._do_later(self._insist(delete))
 
     def _describe_start(self, record: JobRecord) -> str:
         """What the audit says of a start: what runs, and with less isolation than it should have, if so."""

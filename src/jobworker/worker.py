@@ -365,7 +365,9 @@ class Worker:
         if error.code is ErrorCode.UNAVAILABLE:
             with contextlib.suppress(JobError):
                 await self._clean_up(job.id)
-        job_dir.remove(self._jobs_dir, job.id)
+        # What the disk does not let go of now goes when a worker next opens the directory.
+        with contextlib.suppress(OSError):
+            job_dir.remove(self._jobs_dir, job.id)
         self._jobs.pop(job.id, None)
         job.fail(error)
 
