@@ -4,6 +4,7 @@ A control that is missing refuses jobs by its name. Some may be done without whe
 says so: then the sandbox is planned without them, and every job shows it.
 """
 
+import errno
 import os
 import resource
 import signal
@@ -267,6 +268,19 @@ def _without_filter(step: sandbox.Step) -> Iterable[sandbox.Step]:
     return [] if isinstance(step, sandbox.FilterSystemCalls) else [step]
 
 
+def _restrict_writing() -> None:
+    version = linux.landlock_version()
+    if version < sandbox.FIRST_LANDLOCK:
+        raise OSError(errno.EOPNOTSUPP, "the kernel has no Landlock in use that can be asked for this")
+    linux.set_no_new_privs()
+    linux.restrict_writing(version, ("/proc",), ())
+    try:
+        os.close(os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC))
+    except PermissionError:
+        return
+    raise OSError(errno.EPERM, "what Landlock denies is not denied")
+
+
 def _close_range() -> None:
     linux.close_range(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
 
@@ -478,6 +492,13 @@ CONTROLS: Final = (
         "jobs are killed by their PID namespace alone",
         "mount a cgroup v2 tree; Linux 5.14 or later",
         _atomic_kill,
+    ),
+    Control(
+        "landlock",
+        Need.NONE,
+        "jobs can write to FIFOs of the host that are open to all",
+        "Linux 5.19 or later, with landlock among lsm= on its command line",
+        _restrict_writing,
     ),
     Control(
         "close-range",

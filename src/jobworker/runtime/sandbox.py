@@ -95,7 +95,7 @@ _KERNEL_FILE_SYSTEMS: Final = frozenset(
 _REPLACED: Final = ("/tmp", "/proc", "/sys", "/dev")  # noqa: S108
 _UMASK: Final = 0o022
 _OOM_SCORE: Final = 500
-_FIRST_LANDLOCK: Final = 2  # under the first version no file could be moved to another directory
+FIRST_LANDLOCK: Final = 2  # under the first version no file could be moved to another directory
 _NOSUID_NODEV: Final = linux.MS_NOSUID | linux.MS_NODEV
 _MASKS: Final = "tmp"  # where the empty file and directory for masks stand until /tmp is mounted
 
@@ -520,7 +520,7 @@ class HostView:
             + tuple(Mask(f"/proc/{name}", Path(f"/proc/{name}").is_dir()) for name in _existing(_PROC_MASKED)),
             proc_read_only=tuple(f"/proc/{name}" for name in _existing(_PROC_READ_ONLY)),
             namespaces=isolation.namespaces(),
-            landlock=version if (version := linux.landlock_version()) >= _FIRST_LANDLOCK else 0,
+            landlock=version if (version := linux.landlock_version()) >= FIRST_LANDLOCK else 0,
         )
 
 
