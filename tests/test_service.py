@@ -190,6 +190,8 @@ async def test_a_role_with_a_list_of_programs_starts_no_other(state: Path, datab
         assert database.read(jobs.unfinished) == []
         loading = replace(SLEEP, env={"LD_PRELOAD": "/usr/lib/other.so"})
         assert await refused(service.start(ALICE, loading, None)) is ErrorCode.INVALID_ARGUMENT
+        elsewhere = replace(SLEEP, rootfs="/srv/roots/a")  # where another file has the approved one's name
+        assert await refused(service.start(ALICE, elsewhere, None)) is ErrorCode.INVALID_ARGUMENT
         for who, spec in ((ALICE, SLEEP), (ROOT, other), (ROOT, loading)):
             assert (await start(service, who, spec)).record.state in {State.RUNNING, State.COMPLETED}
         await end_everything(service)

@@ -166,6 +166,8 @@ class Service:
         self._quotas.ceilings.get(principal.role, Ceiling()).check(spec.limits)
         if principal.role in self._quotas.programs:
             _check_loader(spec)
+            if spec.rootfs is not None:  # there the same names are other files
+                raise invalid("rootfs", spec.rootfs, "no root but the host's, since your role has a list of programs")
         cut_short: JobRecord | None = None
         if idempotency_key is not None:
             known = self._database.read(lambda rows: jobs.by_idempotency_key(rows, principal.name, idempotency_key))

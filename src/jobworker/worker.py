@@ -68,6 +68,7 @@ def bootstrap(  # noqa: PLR0913 - one parameter a fact
     service_gid: int | None = None,
     uids: tuple[int, int] = (200_000, 265_535),
     hidden: tuple[Path, ...] = (),
+    roots: Collection[Path] = (),
     allow_degraded: Collection[str] = (),
 ) -> wire.Bootstrap:
     """What a launcher for the jobs below `state` needs to know."""
@@ -82,6 +83,7 @@ def bootstrap(  # noqa: PLR0913 - one parameter a fact
         cgroup_parent="jobworker-" + sha256(os.fsencode(state)).hexdigest()[:12],
         lock_dir="/run/jobworker",
         hidden=[str(state), *map(str, hidden)],
+        roots=sorted(map(str, roots)),
         allow_degraded=sorted(allow_degraded),
     )
 

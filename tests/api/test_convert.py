@@ -74,6 +74,7 @@ SPECS = st.builds(
     args=st.lists(RAW, max_size=5),
     env=st.dictionaries(st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,9}", fullmatch=True), RAW, max_size=4),
     workdir=PATHS,
+    rootfs=PATHS,
     name=st.none() | st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,20}", fullmatch=True),
     labels=st.dictionaries(
         st.from_regex(r"[A-Za-z0-9]{1,9}", fullmatch=True), TEXT.filter(str.isprintable), max_size=4

@@ -263,6 +263,7 @@ def _job(job):
         "args": [_word(word) for word in job.spec.args],
         "env": {name: _word(value) for name, value in job.spec.env.items()},
         "workdir": None,
+        "rootfs": None,
         "network": "none",
         "limits": {
             "memory": job.spec.limits.memory_bytes or None,

@@ -36,6 +36,7 @@ def test_every_field_of_a_spec_survives_the_wire():
         args=("-c", "exit 3", ""),
         env={"A": "b=c", "EMPTY": ""},
         workdir="/tmp",
+        rootfs="/srv/roots/a",
         name="build",
         labels={"team": "web"},
         network=Network.HOST,

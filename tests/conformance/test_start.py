@@ -69,6 +69,11 @@ FAILURES = {
         ErrorCode.INVALID_ARGUMENT,
         "workdir: the job cannot enter '/nonexistent': No such file or directory",
     ),
+    "a root that nobody allows": (
+        {"program": "/bin/true", "rootfs": "/usr"},
+        ErrorCode.PERMISSION_DENIED,
+        "rootfs: '/usr' is not at or below a directory that the operator lists in isolation.rootfs",
+    ),
     "an unknown device": (
         {"program": "/bin/true", "limits": Limits(io_read_bps=1 << 20, io_device="/nonexistent")},
         ErrorCode.INVALID_ARGUMENT,

@@ -49,6 +49,7 @@ REFUSED_FIELDS: dict[str, list[Any]] = {
         *({"A": value} for value in (1, None, "\0", "\ud800")),
     ],
     "workdir": ["", "tmp", "/tmp/..", "/tmp/../etc", "/tmp\0", 1],
+    "rootfs": ["", "srv", "/srv/..", "/srv/../etc", "/srv\0", 1],
     "name": ["", "-a", ".a", "a b", "a/b", "é", "a\n", "a" * 64, 1],
     "labels": [
         ["a"],
@@ -62,6 +63,7 @@ ACCEPTED_FIELDS: dict[str, list[Any]] = {
     "args": [(), [], ["; rm -rf /", "", " ", "\n", "*", "$(x)", "\udcff\udc80", "ünï"], ["x"] * 65_536],
     "env": [{}, {"_": "", "A1": "a=b", "lower": "\udcff"}],
     "workdir": [None, "/", "/tmp", "/tmp/..x"],
+    "rootfs": [None, "/", "/srv/roots/a"],
     "name": [None, "a", "A.b_c-9", "a" * 63],
     "labels": [{}, {"a": ""}, {"example.org/team": "ünï x"}, {f"k{number}": "" for number in range(64)}],
 }
@@ -183,6 +185,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "program": st.sampled_from(["/bin/true", "true", "/bin/\udcff"]),
     "name": st.none() | st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", fullmatch=True),
     "workdir": st.none() | st.just("/tmp"),
+    "rootfs": st.none() | st.just("/srv/roots/a"),
     "env": st.dictionaries(st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True), BYTES_AS_TEXT, max_size=3),
     "labels": st.dictionaries(
         st.from_regex(r"[A-Za-z0-9]{1,8}", fullmatch=True), st.sampled_from(["", "v", "é"]), max_size=3

@@ -11,7 +11,7 @@ from jobworker.access.ceiling import Ceiling
 from jobworker.access.policy import Role
 from jobworker.core.errors import JobError
 from jobworker.core.spec import Limits, MiB
-from jobworker.daemon.config import Account, Address, Config, ConfigRefused, Jobs, Server, initial_text
+from jobworker.daemon.config import Account, Address, Config, ConfigRefused, Isolation, Jobs, Server, initial_text
 
 TLS = '[tls]\nca = "ca"\ncertificate = "cert"\nkey = "/keys/key"\ntrust_domain = "jobs.example.org"\n'
 
@@ -31,7 +31,7 @@ def test_what_init_writes_are_the_defaults(load):
     config = load(initial_text(server, "jobs.example.org"))
     assert config.server == server
     assert config.jobs == Jobs()
-    assert config.isolation.allow_degraded == frozenset()
+    assert config.isolation == Isolation()
 
 
 def test_every_value_arrives_in_its_unit_and_paths_start_at_the_file(load, tmp_path):
@@ -63,6 +63,7 @@ memory = "1G"
 user = ["/usr/bin/python3", "/usr/bin/true"]
 [isolation]
 allow_degraded = ["seccomp"]
+rootfs = ["/srv/roots", "/opt/images/"]
 """
     )
     assert config.directory == tmp_path
@@ -80,7 +81,9 @@ allow_degraded = ["seccomp"]
     assert config.jobs.ceilings[Role.ADMIN] == Ceiling(cpu=2.5, memory=1024 * MiB)
     assert config.jobs.ceilings[Role.USER] == Jobs().ceilings[Role.USER]
     assert config.jobs.programs == {Role.USER: ("/usr/bin/python3", "/usr/bin/true")}
-    assert config.isolation.allow_degraded == {"seccomp"}
+    assert config.isolation == Isolation(
+        allow_degraded=frozenset({"seccomp"}), rootfs=(Path("/srv/roots"), Path("/opt/images"))
+    )
 
 
 def test_the_shortest_file_takes_every_default(load):
@@ -98,7 +101,7 @@ def test_the_shortest_file_takes_every_default(load):
         ("[jobs.default]\nmem = 1\n", ["jobs.default.mem", "did you mean jobs.default.memory?"]),
         ("[jobs.ceiling.root]\n", ["jobs.ceiling.root", "jobs.ceiling.admin", "jobs.ceiling.user"]),
         ("[jobs.programs]\nroot = []\n", ["jobs.programs.root", "jobs.programs.admin", "jobs.programs.user"]),
-        ("[isolation]\nzzz = 1\n", ["isolation.zzz", "known are isolation.allow_degraded"]),
+        ("[isolation]\nzzz = 1\n", ["isolation.zzz", "known are isolation.allow_degraded, isolation.rootfs"]),
         ("[servers]\n", ["there is no key servers", "did you mean server?"]),
         ("zzz = 1\n", ["there is no key zzz", "known are server, tls, jobs, isolation"]),
     ],
@@ -146,6 +149,9 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(load, text, parts)
         ("jobs.programs.user", "[1]"),
         ("isolation.allow_degraded", '"seccomp"'),
         ("isolation.allow_degraded", "[1]"),
+        ("isolation.rootfs", '"/srv/roots"'),
+        ("isolation.rootfs", '["roots"]'),
+        ("isolation.rootfs", '["/srv/../etc"]'),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_key_and_what_is_allowed(load, key, value):
@@ -243,3 +249,12 @@ def test_root_acts_on_no_configuration_that_others_could_change(load, tmp_path, 
     os.chown(path, owner, -1)
     with pytest.raises(ConfigRefused, match="chown root and chmod 640"):
         Config.load(path)
+
+
+@pytest.mark.parametrize("place", ["/", "..", ".", "jobs", "pki/old", "/keys"])
+def test_no_root_for_jobs_shows_them_the_servers_own_files(load, tmp_path, place):
+    """O12. The control: a directory beside is taken."""
+    with pytest.raises(ConfigRefused, match=r"isolation\.rootfs: .* own files"):
+        load(TLS + f'[isolation]\nrootfs = ["{(tmp_path / place).resolve()}"]\n')
+    beside = tmp_path.with_name(tmp_path.name + "-beside")
+    assert load(TLS + f'[isolation]\nrootfs = ["{beside}"]\n').isolation.rootfs == (beside,)

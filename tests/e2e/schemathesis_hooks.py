@@ -10,7 +10,7 @@ def is_for_this_host(body: Any) -> bool:
     """Whether a start names no directory or device that may not be there, and no bytes that are no word."""
     if not isinstance(body, dict) or "program" not in body:
         return True
-    if any(isinstance(body.get(name), str) for name in ("workdir", "ioDevice")):
+    if any(isinstance(body.get(name), str) for name in ("workdir", "rootfs", "ioDevice")):
         return False
     environment = body.get("env")
     words = [

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -76,6 +78,29 @@ def test_where_it_keeps_root_it_says_so_and_can_gain_nothing(own_daemon):
     assert status_of(own_daemon.pid)["NoNewPrivs"] == ["1"]
     assert "WARNING jobworkerd: keeping root" in own_daemon.log.read_text()
     assert own_daemon.jobctl("run", "--", "echo", "fine").stdout == "fine\n"
+
+
+@pytest.mark.parametrize("transport", ["grpc", "https"])
+def test_a_job_can_have_a_root_where_the_operator_keeps_some(own_daemon, transport):
+    """A8, Q5. Asked for by an ordinary user; anywhere else is refused, and the server's own files cannot be listed."""
+    roots = own_daemon.directory.parent / "roots"
+    for name in ("bin", "dev", "proc", "tmp"):
+        (roots / "small" / name).mkdir(parents=True)
+    shutil.copy("/bin/busybox", roots / "small/bin/ls")
+    config = own_daemon.directory / "jobworker.toml"
+    config.write_text(config.read_text().replace("rootfs = []", f'rootfs = ["{roots}"]'))
+    own_daemon.start()
+    try:
+        ran = own_daemon.jobctl("--transport", transport, "run", "--rootfs", roots / "small", "--", "ls", "/")
+        assert (ran.returncode, ran.stdout) == (0, "bin\ndev\nproc\ntmp\n")
+        [line] = own_daemon.jobctl("ps", "-a", "-o", "jsonl").stdout.splitlines()
+        job = json.loads(line)
+        assert (job["spec"]["rootfs"], job["sandbox"]["root"]) == (str(roots / "small"), "read-only, of its own")
+        refused = own_daemon.jobctl("--transport", transport, "run", "--rootfs", "/usr", "--", "ls", "/")
+        assert refused.returncode == 125
+        assert "isolation.rootfs" in refused.stderr
+    finally:
+        shutil.rmtree(roots)
 
 
 def test_no_socket_of_ours_is_abstract_or_open_to_others(daemon):

@@ -46,6 +46,7 @@ class User:
     def open(self) -> None:
         """Starts the worker, on what an earlier one has left."""
         command = [*self._through, JOB_PYTHON, str(self._programs / "worker_process.py"), str(self.state)]
+        command.append(str(self.home / "roots"))
         self._worker = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -179,6 +180,32 @@ def test_a_job_sees_nothing_of_the_kernel_s_own_file_systems(user: User) -> None
     assert max(user.outside("contents", *hidden).values()) > 0
     knobs = ["/proc/sys/kernel/core_pattern", "/proc/sysrq-trigger"]
     assert set(user.inside("opens_for_writing", *knobs).values()) <= {"EROFS", "EACCES", "ENOENT"}
+
+
+def test_a_job_can_have_a_root_of_its_own(user: User) -> None:
+    """E9, E25. A directory of the user's; the control is one that is not listed."""
+    if not os.path.exists("/bin/busybox"):
+        pytest.skip("needs busybox: a program without libraries (busybox-static)")
+    root = user.home / "roots/small"
+    try:
+        for name in ("bin", "dev", "proc", "tmp"):
+            (root / name).mkdir(parents=True)
+        for name in ("sh", "ls", "touch"):
+            shutil.copy("/bin/busybox", root / "bin" / name)
+        subprocess.run(["chown", "-R", str(_USER), root], check=True)
+        script = "ls /; touch /x; touch /tmp/x /dev/shm/x && ls /proc/self/exe"
+        spec = JobSpec(program="sh", args=("-c", script), rootfs=str(root), limits=_UNLIMITED)
+        job = user.ask(spec.to_document())
+        assert "id" in job, job
+        output = user.ask({"output": job["id"]})["output"].splitlines()
+        assert output[:4] == ["bin", "dev", "proc", "tmp"]
+        assert "Read-only file system" in output[4]
+        assert output[5:] == ["/proc/self/exe"]
+        assert user.ask({"status": job["id"]})["sandbox"]["root"] == "read-only, of its own"
+        elsewhere = user.ask(JobSpec(program="sh", rootfs=str(user.home / "src"), limits=_UNLIMITED).to_document())
+        assert elsewhere["code"] == "permission_denied"
+    finally:
+        shutil.rmtree(user.home / "roots", ignore_errors=True)
 
 
 def test_a_job_has_the_harmless_devices(user: User) -> None:

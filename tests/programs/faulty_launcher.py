@@ -2,6 +2,7 @@
 
 `fail_at`, `wait_at` or `skip_at` step N: what becomes of a start. `without` a step of that name: a
 weaker sandbox, with nobody to ask whether it is as planned; for the control of what a step holds.
+`with_host_root` in place of the root that was asked for.
 """
 
 import os
@@ -37,6 +38,8 @@ def _without(name: str | None, steps: list[sandbox.Step]) -> list[sandbox.Step]:
 def plan(spec: JobSpec, host: sandbox.HostView, job: sandbox.Confinement) -> list[sandbox.Step]:
     """The real steps, with one that fails in place of its namesake, one that waits before it, or one left out."""
     steps = _without(spec.labels.get("without"), sandbox.plan(spec, host, job))
+    if "with_host_root" in spec.labels:
+        steps = [sandbox.BuildRoot(host.file_systems) if isinstance(step, sandbox.BindRoot) else step for step in steps]
     if at := spec.labels.get("fail_at"):
         name = type(steps[int(at)]).__name__
         steps[int(at)] = type(name, (), {"apply": _fail})()

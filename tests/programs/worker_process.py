@@ -1,4 +1,4 @@
-"""A worker in a process of its own, to be killed: STATE as argument, one JSON spec a line on stdin.
+"""A worker in a process of its own, to be killed: STATE and places for roots as arguments, a JSON spec a line on stdin.
 
 Answers each with one JSON line: the job's id, or the error. {"output": id} is answered at the job's end,
 {"status": id} and {"stop": id} with its state and what confines it.
@@ -7,9 +7,12 @@ Answers each with one JSON line: the job's id, or the error. {"output": id} is a
 import asyncio
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from jobworker import JobError, JobSpec, Worker
+from jobworker.runtime.launcher_client import LauncherClient
+from jobworker.worker import bootstrap
 
 
 async def _answer(worker: Worker, request: dict[str, Any]) -> dict[str, Any]:
@@ -26,7 +29,10 @@ async def _answer(worker: Worker, request: dict[str, Any]) -> dict[str, Any]:
 
 
 async def main() -> None:
-    async with await Worker.open(sys.argv[1]) as worker:
+    state, *roots = map(Path, sys.argv[1:])
+    (state / "jobs").mkdir(mode=0o700, parents=True, exist_ok=True)  # the launcher hides what it finds
+    launcher = await asyncio.to_thread(LauncherClient.start, bootstrap(state, roots=roots))
+    async with await Worker.open(state, launcher=launcher) as worker:
         print(json.dumps({"launcher": worker._launcher.pid}), flush=True)
         while line := await asyncio.to_thread(sys.stdin.readline):
             print(json.dumps(await _answer(worker, json.loads(line))), flush=True)

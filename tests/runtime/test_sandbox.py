@@ -1,6 +1,7 @@
 """A job's isolation as data: every step is there, in order, and nothing of the host shows that should not."""
 
 import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from jobworker.core.spec import JobSpec, Limits, MiB, Network
 from jobworker.runtime import linux, sandbox
+from jobworker.runtime.isolation import Outside
 from jobworker.runtime.sandbox import Confinement, HostView, Mask, Step, plan
 
 JOB_ID = "01234567-89ab-4def-8123-456789abcdef"
@@ -23,7 +25,7 @@ HOST = HostView(
     ),
     proc_read_only=("/proc/sys", "/proc/irq"),
     landlock=2,
-    namespaces={"pid": 1, "mount": 2, "net": 3, "ipc": 4, "uts": 5, "cgroup": 6},
+    outside=Outside({"pid": 1, "mount": 2, "net": 3, "ipc": 4, "uts": 5, "cgroup": 6}, (254, 2)),
 )
 JOB = Confinement(
     job_id=JOB_ID, uid=200_007, gid=200_007, entry_files=("/groups/cpu/tasks", "/groups/memory/tasks"), status_fd=9
@@ -54,7 +56,16 @@ def all_steps() -> set[str]:
 
 def test_no_step_of_the_profile_is_missing() -> None:
     """E25."""
-    assert set(kinds(steps_for(JobSpec(program="true")))) == all_steps()
+    hosts, own = (set(kinds(steps_for(JobSpec(program="true", rootfs=root)))) for root in (None, "/srv/roots/a"))
+    assert hosts | own == all_steps()
+    assert (hosts - own, own - hosts) == ({"BuildRoot"}, {"BindRoot"})
+
+
+def test_what_is_hidden_below_a_root_is_hidden_in_it() -> None:
+    """E9, O12."""
+    hidden = (Mask("/srv/a/b/secret", is_directory=True), Mask("/srv/other", is_directory=True))
+    steps = plan(JobSpec(program="true", rootfs="/srv/./a//"), replace(HOST, masks=hidden + HOST.masks), JOB)
+    assert [step.path for step in steps if isinstance(step, Mask)] == ["/b/secret", "/proc/kcore"]
 
 
 #: What must come before what, with the reason.
@@ -148,6 +159,7 @@ SPECS = st.builds(
     args=st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=9), max_size=4),
     env=st.dictionaries(st.from_regex(r"[A-Z_]{1,9}", fullmatch=True), st.just("x"), max_size=3),
     workdir=st.sampled_from([None, "/usr", "/tmp"]),
+    rootfs=st.sampled_from([None, "/srv/roots/a"]),
     network=st.sampled_from(Network),
     limits=st.builds(Limits, memory=st.none() | st.integers(4 * MiB, 1 << 40), pids=st.none() | st.integers(1, 9999)),
 )
@@ -158,7 +170,8 @@ def test_whatever_is_asked_for_the_job_is_never_privileged(spec: JobSpec, uid: i
     """E3, E25."""
     steps = plan(spec, HOST, Confinement(job_id=JOB_ID, uid=uid, gid=uid, entry_files=(), status_fd=3))
     names = kinds(steps)
-    assert all_steps() - set(names) <= {"RaiseLoopback"}
+    assert all_steps() - set(names) <= {"RaiseLoopback", "BuildRoot", "BindRoot"}
+    assert ("BuildRoot" in names) == (spec.rootfs is None) != ("BindRoot" in names)
     assert the(steps, sandbox.BecomeUser).uid == the(steps, sandbox.MakeWorkdir).uid == uid != 0
     for first, second, _ in ORDER:
         if first != "PrepareMasks" and first in names and second in names:
@@ -193,7 +206,7 @@ def test_the_kernel_is_asked_for_all_that_was_planned() -> None:
     usual, host = JobSpec(program="true"), JobSpec(program="true", network=Network.HOST)
     asked = the(steps_for(usual), sandbox.ReadBack)
     expected = asked.expected
-    assert expected["namespaces"].split(",") == list(HOST.namespaces)
+    assert expected["namespaces"].split(",") == list(HOST.outside.namespaces)
     assert (expected["network"], expected["uid"], expected["seccomp"]) == ("loopback only", "200007", "filter")
     assert asked.masked == ("/etc/shadow", "/root", "/proc/kcore")
     assert asked.read_only == ("/", "/dev", "/proc/sys", "/proc/irq")

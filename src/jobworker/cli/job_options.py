@@ -65,6 +65,10 @@ def read_order(  # noqa: PLR0913 - one parameter an option
     workdir: Annotated[
         str | None, typer.Option("--workdir", "-w", metavar="DIR", help="Where the program starts.")
     ] = None,
+    rootfs: Annotated[
+        str | None,
+        typer.Option("--rootfs", metavar="DIR", help="A directory of the server's that the job has as its root."),
+    ] = None,
     name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="A name for people.")] = None,
     label: Annotated[
         list[str] | None, typer.Option("--label", "-l", metavar="K=V", help="A label to find the job by.")
@@ -99,6 +103,7 @@ def read_order(  # noqa: PLR0913 - one parameter an option
         args=tuple(args or ()),
         env=_environment(env_file or [], env or []),
         workdir=workdir,
+        rootfs=rootfs,
         name=name,
         labels=dict(_pair("--label", text) for text in label or []),
         network=network,

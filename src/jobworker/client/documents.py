@@ -47,6 +47,8 @@ def spec_to_document(spec: JobSpec, asked_limits: Collection[str]) -> dict[str, 
     }
     if spec.workdir is not None:
         document["workdir"] = _from_word(spec.workdir)
+    if spec.rootfs is not None:
+        document["rootfs"] = _from_word(spec.rootfs)
     if spec.name is not None:
         document["name"] = spec.name
     for name in asked_limits:
@@ -116,6 +118,7 @@ def _spec_from_document(document: Any) -> JobSpec:
         args=tuple(_to_word(argument) for argument in document["args"]),
         env={name: _to_word(value) for name, value in document["env"].items()},
         workdir=_to_word(document["workdir"]) if document["workdir"] else None,
+        rootfs=_to_word(document["rootfs"]) if document.get("rootfs") else None,
         name=document["name"] or None,
         labels=document["labels"],
         network=Network(document["network"]),

@@ -88,6 +88,7 @@ class JobSpec:
     """One run of one program, as asked for.
 
     `program` is an absolute path, or a bare name that is looked up in the server's fixed PATH.
+    `rootfs` is a directory that the job has as its root, read-only, instead of the host's tree.
     Text holds raw bytes as `os.fsdecode` makes them, so arguments arrive byte for byte.
     """
 
@@ -95,6 +96,7 @@ class JobSpec:
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     workdir: str | None = None
+    rootfs: str | None = None
     name: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     network: Network = Network.NONE
@@ -115,6 +117,8 @@ class JobSpec:
         _check_size(self.args, self.env)
         if self.workdir is not None:
             _check_path("workdir", self.workdir)
+        if self.rootfs is not None:
+            _check_path("rootfs", self.rootfs)
         if self.name is not None and not _matches(_NAME, self.name):
             raise invalid("name", self.name, "up to 63 letters, digits, _ . and -, starting with a letter or digit")
         _check_labels(self.labels)

@@ -160,9 +160,13 @@ LIMITS: Final = {"memory-limit": "memory", "pids-limit": "pids"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Isolation:
-    """The controls that jobs may run without where the host cannot give them; every such job shows it."""
+    """The controls that jobs may run without where the host cannot give them, and where their roots may be.
+
+    `rootfs` are directories that, or of which any below, a job may ask for as its root.
+    """
 
     allow_degraded: frozenset[str] = frozenset()
+    rootfs: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,13 +215,24 @@ class Config:
     @classmethod
     def _from_document(cls, document: Mapping[str, Any], directory: Path) -> Self:
         sections = _read(document, "", dict.fromkeys(("server", "tls", "jobs", "isolation"), _table))
-        return cls(
+        config = cls(
             directory=directory,
             tls=_tls(sections.get("tls", {}), directory),
             server=Server(**_read(sections.get("server", {}), "server", _SERVER_KEYS)),
             jobs=_jobs(sections.get("jobs", {})),
             isolation=Isolation(**_read(sections.get("isolation", {}), "isolation", _ISOLATION_KEYS)),
         )
+        config._check_roots()
+        return config
+
+    def _check_roots(self) -> None:
+        for root in self.isolation.rootfs:
+            for own in (self.directory.resolve(), self.tls.key.parent.resolve()):
+                if root.is_relative_to(own) or own.is_relative_to(root):
+                    raise ConfigRefused(
+                        f"isolation.rootfs: {root} would let jobs read the server's own files in {own}; "
+                        "list a directory apart from them"
+                    )
 
 
 def _check_owner(path: Path, status: os.stat_result) -> None:
@@ -316,7 +331,18 @@ def _uid_range(name: str, value: Any) -> range:
 
 
 def _programs(name: str, value: Any) -> tuple[str, ...]:
-    allowed = 'a list of absolute paths, as in ["/usr/bin/python3"]'
+    return _paths(name, value, 'a list of absolute paths, as in ["/usr/bin/python3"]')
+
+
+def _roots(name: str, value: Any) -> tuple[Path, ...]:
+    allowed = 'a list of absolute paths without .., as in ["/srv/rootfs"]'
+    paths = tuple(map(Path, _paths(name, value, allowed)))
+    if any(".." in path.parts for path in paths):
+        raise invalid(name, value, allowed)
+    return paths
+
+
+def _paths(name: str, value: Any, allowed: str) -> tuple[str, ...]:
     if not isinstance(value, list):
         raise invalid(name, value, allowed)
     for item in value:
@@ -381,6 +407,7 @@ _JOBS_KEYS: Final[Mapping[str, _Parser]] = {
 
 _ISOLATION_KEYS: Final[Mapping[str, _Parser]] = {
     "allow_degraded": _controls,
+    "rootfs": _roots,
 }
 
 
@@ -469,4 +496,6 @@ output = "16G"
 [isolation]
 # Controls that jobs may run without where this host lacks them; see jobworkerd check.
 allow_degraded = {json.dumps(list(allow_degraded))}
+# Directories that jobs may have as their read-only root, or any below, instead of this host's tree; none unless listed.
+rootfs = []
 """

@@ -78,6 +78,7 @@ def bootstrap_for(config: Config, account: Account) -> Bootstrap:
         service_gid=account.gid,
         uids=(config.jobs.uid_range[0], config.jobs.uid_range[-1]),
         hidden=(config.tls.key.parent,),
+        roots=config.isolation.rootfs,
         allow_degraded=config.isolation.allow_degraded,
     )
 

@@ -3,7 +3,8 @@
 import os
 import resource
 from collections.abc import Iterable, Mapping
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Self
 
 from jobworker.runtime.mountinfo import parse_mountinfo
 
@@ -39,19 +40,37 @@ def namespaces() -> dict[str, int]:
     return {name: os.stat(f"/proc/self/ns/{file}").st_ino for name, file in NAMESPACES.items()}
 
 
-def read(outside: Mapping[str, int], masked: Iterable[str], read_only: Iterable[str], kept: int) -> dict[str, str]:
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What the host has and a job is to have others of."""
+
+    namespaces: Mapping[str, int]  # by their numbers
+    root: tuple[int, int]  # device and inode
+
+    @classmethod
+    def look(cls) -> Self:
+        """That of the calling process."""
+        return cls(namespaces(), _root())
+
+
+def _root() -> tuple[int, int]:
+    status = os.stat("/")
+    return status.st_dev, status.st_ino
+
+
+def read(outside: Outside, masked: Iterable[str], read_only: Iterable[str], kept: int) -> dict[str, str]:
     """What the kernel says of the calling process; takes no privilege and changes nothing.
 
-    `outside` are the namespaces of the host; the paths are those that must not be seen, or not
+    The paths are those that must not be seen, or not
     written; `kept` is a descriptor that closes itself at exec.
     """
     own = namespaces()
-    apart = [name for name in NAMESPACES if own[name] != outside[name]]
+    apart = [name for name in NAMESPACES if own[name] != outside.namespaces[name]]
     status = dict(line.split(":\t", 1) for line in _read("/proc/self/status").splitlines())
     return {
         "namespaces": ",".join(apart),
         "network": "loopback only" if "net" in apart else "host",
-        **_mounts(masked, read_only),
+        **_mounts(masked, read_only, is_own=_root() != outside.root),
         "uid": _one_id(status["Uid"]),
         "gid": _one_id(status["Gid"]),
         "groups": status["Groups"].strip() or "none",
@@ -78,7 +97,7 @@ def _bound(value: int) -> str:
     return "unlimited" if value == resource.RLIM_INFINITY else str(value)
 
 
-def _mounts(masked: Iterable[str], read_only: Iterable[str]) -> dict[str, str]:
+def _mounts(masked: Iterable[str], read_only: Iterable[str], *, is_own: bool) -> dict[str, str]:
     mounts = {mount.path: mount.options.split(",") for mount in parse_mountinfo(_read("/proc/self/mountinfo"))}
     writable = sorted(path + ":noexec" * ("noexec" in options) for path, options in mounts.items() if "rw" in options)
     is_nosuid = all("nosuid" in options for options in mounts.values())
@@ -87,7 +106,7 @@ def _mounts(masked: Iterable[str], read_only: Iterable[str]) -> dict[str, str]:
     seen = [path for path in masked if path not in mounts and os.path.lexists(path)]
     open_to_writing = [path for path in read_only if "ro" not in mounts.get(path, ())]
     return {
-        "root": "read-only" if "ro" in mounts.get("/", ()) else "writable",
+        "root": ("read-only" if "ro" in mounts.get("/", ()) else "writable") + ", of its own" * is_own,
         "writable": ",".join(writable),
         "mounts": ",".join(flag for flag, holds in (("nosuid", is_nosuid), ("nodev", is_nodev)) if holds),
         "masks": "complete" if not seen else f"{len(seen)} missing",

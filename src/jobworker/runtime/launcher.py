@@ -145,6 +145,7 @@ class Launcher:
         self._control = control
         self._bootstrap = bootstrap
         self._plan = plan
+        self._check_roots()
         self._uids = self._find_uids()
         self._cgroups = CgroupHost.discover(bootstrap.cgroup_parent)
         self._cgroups.prepare()
@@ -161,6 +162,11 @@ class Launcher:
         if job.first_uid < _LOWEST_UID or job.first_uid <= job.service_uid <= job.last_uid:
             sys.exit("jobworker launcher: the uid range for jobs holds system accounts or the server's own uid")
         return UidRange.open(Path(job.lock_dir), job.first_uid, job.last_uid)
+
+    def _check_roots(self) -> None:
+        for root in self._bootstrap.roots:
+            if any(os.path.commonpath((root, path)) in {root, path} for path in self._bootstrap.hidden):
+                sys.exit("jobworker launcher: the roots for jobs would show them the server's own files")
 
     def _hidden(self, mountinfo: str) -> list[str]:
         """What no job sees; without root the kernel's own file systems are among it, since they can be left in only."""
@@ -210,6 +216,7 @@ class Launcher:
         job_dir.check_directory(directory, self._bootstrap.service_uid)
         request = job_dir.read_request(directory)
         spec = request.spec
+        self._check_rootfs(spec.rootfs)
         disks = self._disks_of(spec.limits.io_device or "/") if spec.limits.limits_io() else []
         group = self._cgroups.group(job_id)
         lease = self._uids.lease()
@@ -252,6 +259,13 @@ class Launcher:
             raise
         finally:
             lease.release()
+
+    def _check_rootfs(self, path: str | None) -> None:
+        if path is not None and not sandbox.is_below(path, self._bootstrap.roots):
+            raise JobError(
+                ErrorCode.PERMISSION_DENIED,
+                f"rootfs: {quoted(path)} is not at or below a directory that the operator lists in isolation.rootfs",
+            )
 
     def _create(self, group: Cgroup) -> None:
         try:

@@ -56,6 +56,9 @@ _MOUNT_ATTR_NOSUID: Final = 0x2
 _MOUNT_ATTR_NODEV: Final = 0x4
 _MOUNT_ATTR_NOEXEC: Final = 0x8
 _AT_RECURSIVE: Final = 0x8000
+# openat2(2): linux/openat2.h
+_RESOLVE_NO_SYMLINKS: Final = 0x4
+_NR_OPENAT2: Final = 437
 _NR_OPEN_TREE: Final = 428
 _NR_MOVE_MOUNT: Final = 429
 _NR_MOUNT_SETATTR: Final = 442
@@ -162,8 +165,15 @@ def pivot_root(new_root: str, put_old: str) -> None:
     _check(_libc.syscall(_NR_PIVOT_ROOT, os.fsencode(new_root), os.fsencode(put_old)), "pivot_root")
 
 
-def bind_read_only(source: str, target: str, *, recursive: bool = False) -> None:
-    """Attaches the file system at `source` to `target`: read-only, nosuid, nodev, private.
+def open_directory(path: str) -> int:
+    """A descriptor for the directory at `path` that stands for it in other calls; ELOOP when a link is on the way."""
+    # struct open_how: flags, mode, resolve
+    how = struct.pack("QQQ", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, 0, _RESOLVE_NO_SYMLINKS)
+    return _check(_libc.syscall(_NR_OPENAT2, _AT_FDCWD, os.fsencode(path), how, len(how)), "openat2")
+
+
+def bind_read_only(source: str | int, target: str, *, recursive: bool = False) -> None:
+    """Attaches the files at `source`, a path or a descriptor, to `target`: read-only, nosuid, nodev, private.
 
     What is mounted below `source` comes along when `recursive`, and is treated the same. The copy
     gets its flags before anyone can reach it.
@@ -193,10 +203,11 @@ def attach_mount(tree: int, target: str) -> None:
     )
 
 
-def _copy_mount(source: str, recursive: int, *, attr_set: int, attr_clear: int = 0) -> int:
+def _copy_mount(source: str | int, recursive: int, *, attr_set: int, attr_clear: int = 0) -> int:
     """A private copy of what is mounted at `source`, in no place yet."""
-    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | recursive
-    tree = _check(_libc.syscall(_NR_OPEN_TREE, _AT_FDCWD, os.fsencode(source), flags), "open_tree")
+    directory, path = (_AT_FDCWD, os.fsencode(source)) if isinstance(source, str) else (source, b"")
+    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | _AT_EMPTY_PATH | recursive
+    tree = _check(_libc.syscall(_NR_OPEN_TREE, directory, path, flags), "open_tree")
     # struct mount_attr: attr_set, attr_clr, propagation, userns_fd
     attributes = struct.pack("QQQQ", attr_set, attr_clear, MS_PRIVATE, 0)
     try:

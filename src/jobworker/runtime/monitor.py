@@ -593,6 +593,9 @@ def _explain(spec: JobSpec, step: sandbox.Step | None, error: BaseException) -> 
     if isinstance(error, sandbox.NotApprovedError):
         message = f"program not allowed for your role: {quoted(spec.program)}"
         return {"code": ErrorCode.PERMISSION_DENIED.value, "message": message, "step": name}
+    if isinstance(error, sandbox.UnfitRootError):
+        message = f"rootfs: {quoted(spec.rootfs or '')} {error.strerror}"
+        return {"code": ErrorCode.INVALID_ARGUMENT.value, "message": message, "step": name}
     if isinstance(step, sandbox.Exec):
         code, reason = _EXEC_FAILURES.get(number or 0, (ErrorCode.PROGRAM_NOT_EXECUTABLE, os.strerror(number or 0)))
         return {"code": code.value, "message": f"{reason}: {quoted(spec.program)}", "step": name}

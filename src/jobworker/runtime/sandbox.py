@@ -93,6 +93,7 @@ _KERNEL_FILE_SYSTEMS: Final = frozenset(
 )
 # Places where a job sees something of its own, so that nothing below needs a copy or a mask.
 _REPLACED: Final = ("/tmp", "/proc", "/sys", "/dev")  # noqa: S108
+_MOUNT_POINTS: Final = ("proc", "dev", "tmp")  # what a root must have, since it is read-only
 _UMASK: Final = 0o022
 _OOM_SCORE: Final = 500
 FIRST_LANDLOCK: Final = 2  # under the first version no file could be moved to another directory
@@ -160,6 +161,41 @@ class BuildRoot:
             # What has gone since the host was surveyed is not there to be seen.
             with contextlib.suppress(FileNotFoundError):
                 linux.bind_read_only(path, path.lstrip("/"))
+
+
+class UnfitRootError(OSError):
+    """The directory that was asked for cannot be a job's root; the text goes on behind its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class BindRoot:
+    """Takes a directory by itself for the root, instead of the host's tree.
+
+    No link is followed on the way to it, and what is mounted below it stays behind, unless
+    `with_mounts`: in a user namespace all that is mounted there comes along.
+    """
+
+    path: str
+    with_mounts: bool = False
+
+    def apply(self) -> None:
+        try:
+            directory = linux.open_directory(self.path)
+        except OSError as error:
+            is_link = error.errno == errno.ELOOP
+            why = "is reached by a symbolic link; name the directory itself" if is_link else _why_no_root(error)
+            raise UnfitRootError(error.errno, why) from error
+        linux.bind_read_only(directory, "/proc", recursive=self.with_mounts)
+        os.close(directory)
+        os.chdir("/proc")
+        # Whoever can write to the directory could change them still; ReadBack would see where the mounts have come to.
+        for name in _MOUNT_POINTS:
+            if not os.path.isdir(name) or os.path.islink(name):
+                raise UnfitRootError(errno.ENOTDIR, f"lacks the directory {name}, for the job's own /{name}; make it")
+
+
+def _why_no_root(error: OSError) -> str:
+    return f"cannot be a root: {os.strerror(error.errno or 0)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -421,7 +457,7 @@ class ReadBack:
     """What the kernel says of the process is what was planned, and goes to the monitor, to be shown as it is."""
 
     expected: Mapping[str, str]
-    outside: Mapping[str, int]
+    outside: isolation.Outside
     masked: tuple[str, ...]
     read_only: tuple[str, ...]
     report: int
@@ -501,7 +537,7 @@ class HostView:
     file_systems: tuple[str, ...]
     masks: tuple[Mask, ...]
     proc_read_only: tuple[str, ...]
-    namespaces: Mapping[str, int]  # those of the host, by their numbers
+    outside: isolation.Outside
     landlock: int  # the version in use; 0 where there is none that can be used
 
     @classmethod
@@ -512,14 +548,14 @@ class HostView:
         file_systems = [
             mount.path
             for mount in parse_mountinfo(mountinfo)
-            if mount.kind not in _KERNEL_FILE_SYSTEMS and not _is_below(mount.path, covered)
+            if mount.kind not in _KERNEL_FILE_SYSTEMS and not is_below(mount.path, covered)
         ]
         return cls(
             file_systems=("/", *sorted({path for path in file_systems if path != "/"})),
             masks=masks
             + tuple(Mask(f"/proc/{name}", Path(f"/proc/{name}").is_dir()) for name in _existing(_PROC_MASKED)),
             proc_read_only=tuple(f"/proc/{name}" for name in _existing(_PROC_READ_ONLY)),
-            namespaces=isolation.namespaces(),
+            outside=isolation.Outside.look(),
             landlock=version if (version := linux.landlock_version()) >= FIRST_LANDLOCK else 0,
         )
 
@@ -542,16 +578,19 @@ def plan(spec: JobSpec, host: HostView, job: Confinement) -> list[Step]:
     if spec.network is Network.NONE:
         namespaces |= linux.CLONE_NEWNET
     scratch = spec.limits.memory or _UNLIMITED_SCRATCH
-    proc_masks = [mask for mask in host.masks if _is_below(mask.path, ("/proc",))]
+    proc_masks = [mask for mask in host.masks if is_below(mask.path, ("/proc",))]
+    other_masks = [mask for mask in host.masks if mask not in proc_masks]
+    if spec.rootfs is not None:
+        other_masks = _inside(spec.rootfs, other_masks)
     return [
         JoinCgroup(job.entry_files),
         PreferForOom(_OOM_SCORE),
         NewNamespaces(namespaces),
         CutPropagation(),
-        BuildRoot(host.file_systems),
+        BuildRoot(host.file_systems) if spec.rootfs is None else BindRoot(spec.rootfs),
         EnterRoot(),
         PrepareMasks(),
-        *(mask for mask in host.masks if mask not in proc_masks),
+        *other_masks,
         MountProc(),
         *proc_masks,
         *(MakeReadOnly(path) for path in host.proc_read_only),
@@ -575,8 +614,8 @@ def plan(spec: JobSpec, host: HostView, job: Confinement) -> list[Step]:
         EnterWorkdir(spec.workdir or DEFAULT_WORKDIR),
         ReadBack(
             expected=_expected(spec, host, job),
-            outside=host.namespaces,
-            masked=tuple(mask.path for mask in host.masks),
+            outside=host.outside,
+            masked=tuple(mask.path for mask in (*other_masks, *proc_masks)),
             read_only=("/", "/dev", *host.proc_read_only),
             report=job.status_fd,
         ),
@@ -598,7 +637,7 @@ def _expected(spec: JobSpec, host: HostView, job: Confinement) -> dict[str, str]
     return {
         "namespaces": ",".join(["pid", "mount", *own_network, "ipc", "uts", "cgroup"]),
         "network": "loopback only" if spec.network is Network.NONE else "host",
-        "root": "read-only",
+        "root": "read-only" if spec.rootfs is None else "read-only, of its own",
         "writable": "/dev/shm:noexec,/proc:noexec,/tmp",  # noqa: S108
         "mounts": "nosuid,nodev",
         "masks": "complete",
@@ -617,6 +656,12 @@ def _expected(spec: JobSpec, host: HostView, job: Confinement) -> dict[str, str]
         "descriptors": "0,1,2",
         "hostname": _hostname(job.job_id),
     }
+
+
+def _inside(rootfs: str, masks: Iterable[Mask]) -> list[Mask]:
+    """Those masks that are for something below `rootfs`, by the paths that it has for a job there."""
+    top = os.path.normpath(rootfs)
+    return [replace(mask, path=mask.path.removeprefix(top)) for mask in masks if mask.path.startswith(top + "/")]
 
 
 def _hostname(job_id: str) -> str:
@@ -669,8 +714,8 @@ def _masks(paths: Sequence[str]) -> tuple[Mask, ...]:
         if os.path.exists(path) and os.path.realpath(path) != "/":
             real = os.path.realpath(path)
             masks[real] = Mask(real, os.path.isdir(real))
-    below = {path for path in masks if any(_is_below(path, (other,)) for other in masks if other != path)}
-    return tuple(mask for path, mask in sorted(masks.items()) if path not in below and not _is_below(path, _REPLACED))
+    below = {path for path in masks if any(is_below(path, (other,)) for other in masks if other != path)}
+    return tuple(mask for path, mask in sorted(masks.items()) if path not in below and not is_below(path, _REPLACED))
 
 
 def _glob_hidden() -> list[str]:
@@ -686,7 +731,8 @@ def kernel_mounts(mountinfo: str) -> list[str]:
     return [mount.path for mount in parse_mountinfo(mountinfo) if mount.kind in _KERNEL_FILE_SYSTEMS]
 
 
-def _is_below(path: str, tops: Iterable[str]) -> bool:
+def is_below(path: str, tops: Iterable[str]) -> bool:
+    """Whether `path` is one of `tops` or below one."""
     return any(path == top or path.startswith(top + "/") for top in tops)
 
 

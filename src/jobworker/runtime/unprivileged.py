@@ -35,6 +35,18 @@ class CopyRoot:
 
 
 @dataclass(frozen=True, slots=True)
+class TakeAlong:
+    """What the steps after it need of the old root, in the new one before the old one goes.
+
+    Devices can be copied only, and who sees no /proc may not mount one; user_namespaces(7).
+    """
+
+    def apply(self) -> None:  # noqa: D102
+        linux.bind_read_only("/dev", "dev", recursive=True)
+        linux.mount("proc", "proc", "proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
+
+
+@dataclass(frozen=True, slots=True)
 class BindDev:
     """A /dev with the harmless devices only, read-only: the host's own nodes, since nobody else can make any."""
 
@@ -53,6 +65,8 @@ def do_without_root(step: sandbox.Step) -> Iterable[sandbox.Step]:
     match step:
         case sandbox.BuildRoot():
             return [CopyRoot()]
+        case sandbox.BindRoot(path):
+            return [sandbox.BindRoot(path, with_mounts=True), TakeAlong()]
         case sandbox.PrepareMasks():
             return [step, sandbox.Mask("/sys", is_directory=True)]  # it came along with the copy
         case sandbox.MountDev():

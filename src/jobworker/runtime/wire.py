@@ -12,7 +12,7 @@ from typing import Any, Final
 from jobworker.core.errors import ErrorCode, JobError
 
 MAX_PACKET: Final = 64 * 1024
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 _DESCRIPTOR: Final = struct.Struct("i")
 
 
@@ -28,6 +28,7 @@ class Bootstrap:
     cgroup_parent: str  # the name of our group in every hierarchy
     lock_dir: str  # host-wide, root's own
     hidden: list[str]  # paths that no job may see, beside the standard ones
+    roots: list[str]  # directories that, or of which any below, a job may have as its root
     allow_degraded: list[str]  # controls that jobs may run without
 
 

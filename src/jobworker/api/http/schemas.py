@@ -99,6 +99,7 @@ class StartJob(_Body):
     args: list[Argument] = Field(default=[], examples=[[5]])
     env: dict[EnvName, Word] = Field(default={}, json_schema_extra={"additionalProperties": False})
     workdir: Place | None = None
+    rootfs: Place | None = None
     name: str | None = Field(None, json_schema_extra={"pattern": "^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"})
     labels: dict[LabelKey, LabelValue] = Field(
         default={}, json_schema_extra={"maxProperties": MAX_LABELS, "additionalProperties": False}
@@ -126,6 +127,7 @@ class StartJob(_Body):
             args=tuple(self.args),
             env=self.env,
             workdir=self.workdir,
+            rootfs=self.rootfs,
             name=self.name,
             labels=self.labels,
             network=Network(self.network),
@@ -375,6 +377,7 @@ class Job(Answer):
     args: list[Word]
     env: dict[str, Word]
     workdir: Word | None
+    rootfs: Word | None
     network: Literal["none", "host"]
     limits: JobLimits
     created_at: _Moment
@@ -413,6 +416,7 @@ class Job(Answer):
             args=list(record.spec.args),
             env=dict(record.spec.env),
             workdir=record.spec.workdir,
+            rootfs=record.spec.rootfs,
             network=record.spec.network.value,
             limits=JobLimits.of(record.spec.limits),
             created_at=rfc3339(record.created_at),

@@ -81,7 +81,7 @@ class Limits(_message.Message):
     def __init__(self, cpu: _Optional[float] = ..., memory_bytes: _Optional[int] = ..., pids: _Optional[int] = ..., io_read_bps: _Optional[int] = ..., io_write_bps: _Optional[int] = ..., io_read_iops: _Optional[int] = ..., io_write_iops: _Optional[int] = ..., io_device: _Optional[str] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., output_bytes: _Optional[int] = ..., on_output_limit: _Optional[_Union[OnOutputLimit, str]] = ...) -> None: ...
 
 class JobSpec(_message.Message):
-    __slots__ = ("program", "args", "env", "workdir", "name", "labels", "network", "limits")
+    __slots__ = ("program", "args", "env", "workdir", "name", "labels", "network", "limits", "rootfs")
     class EnvEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -104,6 +104,7 @@ class JobSpec(_message.Message):
     LABELS_FIELD_NUMBER: _ClassVar[int]
     NETWORK_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
+    ROOTFS_FIELD_NUMBER: _ClassVar[int]
     program: bytes
     args: _containers.RepeatedScalarFieldContainer[bytes]
     env: _containers.ScalarMap[str, bytes]
@@ -112,7 +113,8 @@ class JobSpec(_message.Message):
     labels: _containers.ScalarMap[str, str]
     network: Network
     limits: Limits
-    def __init__(self, program: _Optional[bytes] = ..., args: _Optional[_Iterable[bytes]] = ..., env: _Optional[_Mapping[str, bytes]] = ..., workdir: _Optional[str] = ..., name: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., network: _Optional[_Union[Network, str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
+    rootfs: str
+    def __init__(self, program: _Optional[bytes] = ..., args: _Optional[_Iterable[bytes]] = ..., env: _Optional[_Mapping[str, bytes]] = ..., workdir: _Optional[str] = ..., name: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., network: _Optional[_Union[Network, str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., rootfs: _Optional[str] = ...) -> None: ...
 
 class Outcome(_message.Message):
     __slots__ = ("exited", "signaled", "oom_killed", "timed_out", "stopped", "output_limit", "lost")
