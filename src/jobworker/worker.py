@@ -42,10 +42,12 @@ from jobworker.runtime import job_dir, wire
 from jobworker.runtime.inotify import Inotify
 from jobworker.runtime.launcher_client import LauncherClient
 from jobworker.runtime.output_log import BOTH, OUTPUT, Blocked, Chunk, OutputReader, Stream
+from jobworker.turnstile import Turnstile
 
 MAX_CHUNK: Final = 96 * 1024  # larger ones cost more: from 128 KiB on malloc maps and faults each one anew
 _STARTS_AT_ONCE: Final = 64  # what the launcher's queue holds with room to spare
 _STARTS_OF_ONE: Final = 4  # enough to keep two cores busy, and soon over for whoever comes next
+_CHUNKS_AT_ONCE: Final = 8  # a millisecond or so of encryption, then everybody else's turn comes
 _TAILS_AT_ONCE: Final = 2  # the other threads are for those who read on
 _ADOPTION_TIMEOUT: Final = 1.0
 _MAX_NAME: Final = 255
@@ -103,6 +105,7 @@ class Worker:
         self._jobs: dict[str, Job] = {}
         self._starts = Rotation(_STARTS_AT_ONCE, _STARTS_OF_ONE)
         self._tails = asyncio.Semaphore(_TAILS_AT_ONCE)
+        self._chunks = Turnstile(_CHUNKS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
         self.boot_id = _BOOT_ID.read_text(encoding="ascii").strip()
 
@@ -301,6 +304,7 @@ class Worker:
                 was_ended = job.is_ended
                 while (chunk := await _read(reader, max_chunk)) is not None:
                     yield chunk
+                    await self._chunks.wait_turn()
                 if was_ended or not follow:
                     return
                 await news.wait()

@@ -289,6 +289,30 @@ def test_who_goes_leaves_nothing(own_daemon, eventually):
     alice.ask("DELETE", f"/jobs/{job_id}?force=true")
 
 
+@pytest.mark.parametrize("how", ["closes", "sends no more", "sends nonsense"])
+def test_nothing_is_written_to_a_connection_that_is_over(own_daemon, eventually, how):
+    """O9: the answer ends with it; the event loop logs each try to write on."""
+    own_daemon.start()
+    before = own_daemon.connections()
+    https = own_daemon.https_as()
+    job = https.start("/usr/bin/head", "-c", 1 << 29, "/dev/zero")
+    https.get(f"/jobs/{job}/wait")
+    eventually(lambda: own_daemon.connections() == before)
+    with https.socket() as connection:
+        connection.sendall(get(https.token, f"/jobs/{job}/output/stream"))
+        assert connection.recv(100).startswith(b"HTTP/1.1 200")
+        if how == "sends nonsense":
+            connection.sendall(b"nonsense\r\n\r\n")
+        elif how == "sends no more":
+            socket.socket.shutdown(connection, socket.SHUT_WR)
+        if how != "closes":
+            eventually(lambda: own_daemon.connections() == before)  # what it has not read is not waited for
+    eventually(lambda: own_daemon.connections() == before)
+    assert https.get(f"/jobs/{job}").status == 200
+    own_daemon.stop()
+    assert "SSL connection" not in own_daemon.log.read_text()
+
+
 def test_sigterm_ends_streams_clearly_and_in_time(own_daemon):
     """R5: also with a reader that never reads; the job lives on."""
     own_daemon.start()

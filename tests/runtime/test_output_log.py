@@ -337,6 +337,22 @@ def test_bytes_in_memory_are_read_without_waiting_for_the_disk(log: Log) -> None
         assert chunk.data == b"fresh"
 
 
+def test_a_long_search_for_a_wanted_stream_is_no_step_of_an_event_loop(log: Log) -> None:
+    """R4."""
+    for _ in range(5000):
+        log.write(Stream.STDOUT, b"x")
+    log.write(Stream.STDERR, b"found")
+    with log.reader(streams=frozenset({Stream.STDERR})) as reader:
+        with pytest.raises(Blocked):
+            reader.read(100, may_block=False)
+        chunk = reader.read(100)
+        assert chunk is not None
+        assert (chunk.offset, chunk.data) == (5000, b"found")
+        assert reader.read(100, may_block=False) is None
+    with log.reader() as reader:
+        assert reader.read(100, may_block=False) is not None, "what is near is read at once"
+
+
 DEVICES: dict[str, Callable[[Log], tuple[int, int]]] = {
     "output": lambda log: (os.open("/dev/full", os.O_WRONLY), os.open(log.path / INDEX, os.O_WRONLY | os.O_APPEND)),
     "index": lambda log: (os.open(log.path / OUTPUT, os.O_WRONLY | os.O_APPEND), os.open("/dev/full", os.O_WRONLY)),

@@ -76,5 +76,7 @@ class _Held:
         self.reason = proof.expired
 
     def end(self, reason: JobError) -> None:
+        if self.scope.expired():
+            return  # it is on its way out
         self.reason = reason
         self.scope.reschedule(asyncio.get_running_loop().time())

@@ -121,7 +121,7 @@ class Chunk:
 
 
 class Blocked(Exception):  # noqa: N818 - a condition, not a failure
-    """The bytes are on disk and not in memory: reading them now would block."""
+    """Reading now would block: the bytes are on disk and not in memory, or are far behind others that nobody wants."""
 
 
 class OutputReader:
@@ -207,15 +207,18 @@ class OutputReader:
         """The next chunk, or None when there is no more on record at the moment.
 
         Appends of one stream that are no more than a tenth of a second apart come as one chunk.
-        Raises Blocked when `may_block` is false and the disk would have to be waited for.
+        Raises Blocked when `may_block` is false and it would take long.
         """
         count = self._count()
+        most = count if may_block else self._next + _WINDOW
         while self._next < count:
             end, _, stream = self._record(self._next)
             if end > self.position and stream in self._streams:
                 return self._read_joined(count, max_bytes, may_block=may_block)
             self.position = max(self.position, end)
             self._next += 1
+            if self._next == most < count:
+                raise Blocked
         return None
 
     def _read_joined(self, count: int, max_bytes: int, *, may_block: bool) -> Chunk:

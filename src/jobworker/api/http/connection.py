@@ -89,6 +89,9 @@ class Connection(HttpToolsProtocol):
         if not self._is_in_body and self._header_bytes > self._limits.header_bytes:
             self._refuse(_LARGE_HEADER)
 
+    def eof_received(self) -> None:
+        self._disown()  # over TLS nothing can be sent to a peer that sends no more
+
     def abort(self) -> None:
         """Ends the connection at once, whatever has not been sent yet."""
         self.transport.abort()
@@ -160,11 +163,16 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
-            if self.cycle is not None:
-                self.cycle.disconnected = True  # what it was about to say would be taken for a second answer
-                self.cycle.message_event.set()
             self.transport.write(_answer(self._refused))
+        self._disown()
         self.transport.close()
+
+    def _disown(self) -> None:
+        """Nothing more of an answer is sent: it would be lost, or be taken for a second one."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self.flow.resume_writing()  # whoever waits to send need not
 
     def _set_deadline(self, seconds: float | None) -> None:
         if self._deadline is not None:

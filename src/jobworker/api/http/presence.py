@@ -11,26 +11,20 @@ from starlette.types import Receive
 @contextlib.asynccontextmanager
 async def while_present(receive: Receive) -> AsyncIterator[None]:
     """Ends what is done inside with ClientDisconnect as soon as the connection is gone; the body must be read."""
-    loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(None) as presence:
-            gone = asyncio.create_task(_until_gone(receive))
-
-            def leave(_: object) -> None:
-                presence.reschedule(loop.time())
-
-            gone.add_done_callback(leave)
+            watch = asyncio.create_task(_until_gone(receive, presence))
             try:
                 yield
             finally:
-                gone.remove_done_callback(leave)
-                gone.cancel()
+                watch.cancel()
     except TimeoutError:
         if not presence.expired():
             raise
         raise ClientDisconnect from None
 
 
-async def _until_gone(receive: Receive) -> None:
+async def _until_gone(receive: Receive, presence: asyncio.Timeout) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+    presence.reschedule(asyncio.get_running_loop().time())
