@@ -14,7 +14,7 @@ from jobworker import JobSpec, Limits, State, Worker
 from jobworker.core.outcome import Exited, OomKilled
 from jobworker.core.spec import MiB
 from jobworker.runtime.block_device import disks_of
-from jobworker.runtime.cgroup import CgroupHost
+from jobworker.runtime.cgroup_host import CgroupHost
 from jobworker.worker import bootstrap
 
 pytestmark = pytest.mark.layout

@@ -223,7 +223,7 @@ async def test_groups_go_away_without_anyone_sleeping(worker: Worker, state: Pat
 
 
 def _hierarchies_of_one_job() -> list[object]:
-    from jobworker.runtime.cgroup import CgroupHost
+    from jobworker.runtime.cgroup_host import CgroupHost
 
     return list(CgroupHost.discover("unused").hierarchies)
 

@@ -34,7 +34,7 @@ from host import (
 from jobworker import ErrorCode, JobError, JobSpec, Limits, State, Worker
 from jobworker.core.outcome import Lost
 from jobworker.core.spec import MiB, words
-from jobworker.runtime.cgroup import CgroupHost
+from jobworker.runtime.cgroup_host import CgroupHost
 from jobworker.runtime.launcher_client import LauncherClient
 from jobworker.worker import bootstrap
 

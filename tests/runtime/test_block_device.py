@@ -12,7 +12,8 @@ from host import needs_root
 
 from jobworker.core.errors import ErrorCode, JobError
 from jobworker.runtime.block_device import Place, disks_behind, disks_of, is_stacked, look_up
-from jobworker.runtime.cgroup import Cgroup, Hierarchy
+from jobworker.runtime.cgroup import Cgroup
+from jobworker.runtime.cgroup_hierarchy import Hierarchy
 from jobworker.runtime.linux import file_system_ids
 
 SATA = "pci0000:00/0000:00:1f.2/ata{}/host0/target0:0:0/0:0:0:0/block/"

@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 from jobworker.core.errors import ErrorCode, JobError
 from jobworker.core.outcome import Usage
 from jobworker.core.spec import Limits, MiB
-from jobworker.runtime.cgroup import Cgroup, CgroupHost, Hierarchy, Knob, find_hierarchies, knobs_v1, knobs_v2
+from jobworker.runtime.cgroup import Cgroup
+from jobworker.runtime.cgroup_hierarchy import Hierarchy, find_hierarchies
+from jobworker.runtime.cgroup_host import CgroupHost
+from jobworker.runtime.cgroup_knob import Knob, knobs_v1, knobs_v2
 
 # /proc/self/mountinfo of real distributions; {root} is where the trees of a test are.
 DEBIAN_12 = """\

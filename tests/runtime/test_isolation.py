@@ -73,11 +73,11 @@ def test_what_setpriv_takes_away_is_told(confinement: list[str], name: str, valu
 def test_a_line_of_mountinfo_is_taken_apart_with_its_escapes() -> None:
     lines = (
         "30 1 254:1 / / rw,relatime shared:1 master:2 - ext4 /dev/vda1 rw\n"
-        "50 30 8:5 /sub /my\\040disk ro,nosuid - xfs /dev/sda5 rw\n"
+        "50 30 8:5 /sub /my\\040disk ro,nosuid - xfs /dev/a\\040disk rw,name=a\\054b\n"
     )
     assert list(parse_mountinfo(lines)) == [
-        Mount("/", "rw,relatime", "ext4"),
-        Mount("/my disk", "ro,nosuid", "xfs"),
+        Mount("30", "/", "rw,relatime", "ext4", "/dev/vda1", "rw"),
+        Mount("50", "/my disk", "ro,nosuid", "xfs", "/dev/a disk", "rw,name=a\\054b"),
     ]
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Final
 
 from jobworker.core.errors import ErrorCode, JobError, quoted
+from jobworker.runtime import kernel_file
+from jobworker.runtime.mountinfo import Mount, parse_mountinfo, unescape
 
 _SYSFS: Final = Path("/sys")
-_MOUNTINFO: Final = Path("/proc/self/mountinfo")
-_OCTAL: Final = re.compile(r"\\([0-7]{3})")  # how the kernel writes spaces, commas and backslashes in mountinfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,26 +104,22 @@ class _Search:
 
     def _disks_of_mount(self, place: Place) -> Iterator[str]:
         """The disks of a file system that has a device number of its own invention."""
-        kind, source, options = self._mount(place)
-        if kind == "overlay":
-            for directory in _layers(options):
-                yield from self._disks_under(directory, kind)
-        elif not source.startswith("/dev/"):
-            raise self._refusal(f"{quoted(self._path)} is on a file system without a disk of its own ({kind})")
-        elif kind == "btrfs":
-            for number in self._btrfs_members(self._device_of(source, kind)):
+        mount = self._mount(place)
+        if mount.kind == "overlay":
+            for directory in _layers(mount.file_system_options):
+                yield from self._disks_under(directory, mount.kind)
+        elif mount.kind == "btrfs":
+            for number in self._btrfs_members(self._device_of(mount)):
                 yield from self._disks_of_device(number)
         else:
-            yield from self._disks_of_device(self._device_of(source, kind))
+            yield from self._disks_of_device(self._device_of(mount))
 
-    def _mount(self, place: Place) -> tuple[str, str, str]:
-        """Type, source and options of the mount that `place` is reached through."""
-        mountinfo = self._mountinfo if self._mountinfo is not None else os.fsdecode(_MOUNTINFO.read_bytes())
-        for line in mountinfo.splitlines():
-            fields, _, rest = line.partition(" - ")
-            if fields.split()[0] == str(place.mount):
-                kind, source, *options = rest.split(" ")
-                return kind, _unescaped(source), options[-1] if options else ""
+    def _mount(self, place: Place) -> Mount:
+        """The mount that `place` is reached through."""
+        mountinfo = self._mountinfo if self._mountinfo is not None else kernel_file.read("/proc/self/mountinfo")
+        for mount in parse_mountinfo(mountinfo):
+            if mount.number == str(place.mount):
+                return mount
         raise self._refusal(f"the kernel does not tell what {quoted(self._path)} is mounted from")
 
     def _disks_under(self, path: str, kind: str) -> Iterator[str]:
@@ -135,14 +131,14 @@ class _Search:
             raise self._refusal(f"{quoted(self._path)} is on files that cannot be seen from here ({kind})") from None
         yield from self.disks(place)
 
-    def _device_of(self, source: str, kind: str) -> str:
+    def _device_of(self, mount: Mount) -> str:
         """The number of the block device that a file system is mounted from."""
         try:
-            status = os.stat(source)
+            status = os.stat(mount.source) if mount.source.startswith("/dev/") else None
         except OSError:
             status = None
         if status is None or not stat.S_ISBLK(status.st_mode):
-            raise self._refusal(f"{quoted(self._path)} is on a file system without a disk of its own ({kind})")
+            raise self._refusal(f"{quoted(self._path)} is on a file system without a disk of its own ({mount.kind})")
         return f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
 
     def _btrfs_members(self, number: str) -> list[str]:
@@ -167,10 +163,6 @@ def _layers(options: str) -> Iterator[str]:
     for option in options.split(","):
         name, _, value = option.partition("=")
         if name == "upperdir":
-            yield _unescaped(value)
+            yield unescape(value)
         elif name in {"lowerdir", "lowerdir+", "datadir+"}:
-            yield from (_unescaped(part).replace("\\:", ":") for part in re.split(r"(?<!\\134):+", value))
-
-
-def _unescaped(text: str) -> str:
-    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text)
+            yield from (unescape(part).replace("\\:", ":") for part in re.split(r"(?<!\\134):+", value))

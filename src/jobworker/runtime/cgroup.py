@@ -5,33 +5,26 @@ exists, with controllers or without, it also kills (cgroup.kill) and tells empti
 (cgroup.events). Sources: cgroup-v2.rst and cgroup-v1/*.rst of the kernel's admin guide.
 """
 
-import contextlib
 import errno
 import os
 import select
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final, Self
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
 
 from jobworker.core.errors import ErrorCode, JobError
 from jobworker.core.outcome import Usage
 from jobworker.core.spec import Limits
-from jobworker.runtime import linux
+from jobworker.runtime import kernel_file, linux
 from jobworker.runtime.block_device import is_stacked
+from jobworker.runtime.cgroup_hierarchy import Hierarchy
+from jobworker.runtime.cgroup_knob import Knob, knobs_v1, knobs_v2
 
-_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
-_CPU_PERIOD_US: Final = 100_000
-_USED_V1: Final = ("cpu", "cpuacct", "memory", "blkio", "pids")
-_USED_V2: Final = ("cpu", "memory", "io", "pids")
 _V1_NAME: Final = {"io": "blkio"}
 _REMOVE_TIMEOUT: Final = 10.0
-_OWN_LEAF: Final = "server"  # where the server's processes go below a group that is delegated to it
-# Every job has the same weight, so that one with a thousand threads gets no more of a busy cpu than one with one.
-_CPU_SHARES_V1: Final = "1024"
-_CPU_WEIGHT_V2: Final = "100"
 
 _HINTS: Final = {
     "memory": "boot with cgroup_enable=memory",
@@ -39,174 +32,7 @@ _HINTS: Final = {
     "pids": "boot a kernel with CONFIG_CGROUP_PIDS",
     "cpu": "boot a kernel with CONFIG_CFS_BANDWIDTH",
 }
-
-
 _WITHOUT_ROOT: Final = "start the server by systemd-run --user -p Delegate=yes, or ask for no such limit (unlimited)"
-
-
-@dataclass(frozen=True, slots=True)
-class Hierarchy:
-    """One mounted cgroup tree: where our groups go in it and which controllers it has."""
-
-    path: str
-    controllers: tuple[str, ...]
-    is_v2: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Knob:
-    """One value to write to a group's file; `shows` is the line, or device and value, that must be read back."""
-
-    limit: str
-    controller: str
-    file: str
-    value: str
-    shows: str
-    limits_swap: bool = False  # its file may be missing where there is no swap
-    is_default: bool = False  # nobody has asked for it, so a host without it runs the job all the same
-
-    def holds(self, shown: str) -> bool:
-        """Whether the file's text tells that the value is in force."""
-        for line in shown.splitlines():
-            device, *values = line.split() or [""]
-            if line == self.shows or (":" in device and self.shows in {f"{device} {value}" for value in values}):
-                return True
-        return False
-
-
-def find_hierarchies(mountinfo: str, delegated: str = "") -> list[Hierarchy]:
-    """The usable cgroup trees in the text of /proc/self/mountinfo, v2 first.
-
-    Each v1 controller is looked for by itself, since distributions mount them in any combination.
-    In the v2 tree our place is `delegated`, a group that was handed to us, else the top.
-    """
-    found: dict[str, Hierarchy] = {}
-    for line in mountinfo.splitlines():
-        fields, _, rest = line.partition(" - ")
-        kind, _, options = rest.split(" ", 2)
-        mount_point = fields.split()[4].replace("\\040", " ")
-        if kind == "cgroup2":
-            path = mount_point + delegated
-            found.setdefault("v2", Hierarchy(path, tuple(_read(f"{path}/cgroup.controllers").split()), is_v2=True))
-        elif kind == "cgroup":
-            mounted = options.rsplit(" ", 1)[-1].split(",")
-            controllers = tuple(name for name in _USED_V1 if name in mounted)
-            if controllers:
-                found.setdefault(",".join(controllers), Hierarchy(mount_point, controllers, is_v2=False))
-    if "v2" in found:
-        found.pop("cpuacct", None)  # every v2 tree counts the time that its groups use
-    return sorted(found.values(), key=lambda hierarchy: not hierarchy.is_v2)
-
-
-def knobs_v1(limits: Limits, disks: Sequence[str]) -> Iterator[Knob]:
-    """What to write for `limits` in version 1 controllers."""
-    if limits.memory is not None:
-        size = str(limits.memory // _PAGE * _PAGE)
-        yield Knob("memory", "memory", "memory.limit_in_bytes", size, size)
-        # Memory and swap together; there is nothing to limit without swap accounting.
-        yield Knob("memory_and_swap", "memory", "memory.memsw.limit_in_bytes", size, size, limits_swap=True)
-    if limits.pids is not None:
-        yield Knob("pids", "pids", "pids.max", str(limits.pids), str(limits.pids))
-    yield Knob("cpu_shares", "cpu", "cpu.shares", _CPU_SHARES_V1, _CPU_SHARES_V1, is_default=True)
-    if limits.cpu is not None:
-        quota = str(round(limits.cpu * _CPU_PERIOD_US))
-        yield Knob("cpu_period_us", "cpu", "cpu.cfs_period_us", str(_CPU_PERIOD_US), str(_CPU_PERIOD_US))
-        yield Knob("cpu_quota_us", "cpu", "cpu.cfs_quota_us", quota, quota)
-    for name, file in _IO_V1.items():
-        rate = getattr(limits, name)
-        for disk in disks if rate is not None else ():
-            yield Knob(name, "io", file, f"{disk} {rate}", f"{disk} {rate}")
-
-
-_IO_V1: Final = {
-    "io_read_bps": "blkio.throttle.read_bps_device",
-    "io_write_bps": "blkio.throttle.write_bps_device",
-    "io_read_iops": "blkio.throttle.read_iops_device",
-    "io_write_iops": "blkio.throttle.write_iops_device",
-}
-_IO_V2: Final = {"io_read_bps": "rbps", "io_write_bps": "wbps", "io_read_iops": "riops", "io_write_iops": "wiops"}
-
-
-def knobs_v2(limits: Limits, disks: Sequence[str]) -> Iterator[Knob]:
-    """What to write for `limits` in version 2 controllers."""
-    if limits.memory is not None:
-        size = str(limits.memory // _PAGE * _PAGE)
-        yield Knob("memory", "memory", "memory.max", size, size)
-        yield Knob("swap", "memory", "memory.swap.max", "0", "0", limits_swap=True)
-        yield Knob("oom_kills_all", "memory", "memory.oom.group", "1", "1")
-    if limits.pids is not None:
-        yield Knob("pids", "pids", "pids.max", str(limits.pids), str(limits.pids))
-    yield Knob("cpu_weight", "cpu", "cpu.weight", _CPU_WEIGHT_V2, _CPU_WEIGHT_V2, is_default=True)
-    if limits.cpu is not None:
-        quota = f"{round(limits.cpu * _CPU_PERIOD_US)} {_CPU_PERIOD_US}"
-        yield Knob("cpu_max", "cpu", "cpu.max", quota, quota)
-    for name, key in _IO_V2.items():
-        rate = getattr(limits, name)
-        for disk in disks if rate is not None else ():
-            yield Knob(name, "io", "io.max", f"{disk} {key}={rate}", f"{disk} {key}={rate}")
-
-
-class CgroupHost:
-    """The part of the host's cgroup trees that is ours: one parent group in each."""
-
-    def __init__(self, hierarchies: Iterable[Hierarchy], parent: str) -> None:
-        self.hierarchies = [hierarchy for hierarchy in hierarchies if hierarchy.is_v2 or hierarchy.controllers]
-        self._parent = parent
-
-    @classmethod
-    def discover(cls, parent: str) -> Self:
-        """The trees of this host."""
-        mountinfo = _read("/proc/self/mountinfo")
-        hierarchies = find_hierarchies(mountinfo)
-        own = _read("/proc/self/cgroup").partition("0::")[2].partition("\n")[0]
-        for hierarchy in hierarchies:
-            if hierarchy.is_v2:
-                return cls(find_hierarchies(mountinfo, _delegated_group(hierarchy.path, own)), parent)
-        return cls(hierarchies, parent)
-
-    def prepare(self) -> None:
-        """Makes the parent groups and hands the v2 controllers down to them; trees that are not ours are left out."""
-        self.hierarchies = [hierarchy for hierarchy in self.hierarchies if self._prepare(hierarchy)]
-
-    def _prepare(self, hierarchy: Hierarchy) -> bool:
-        """Whether we may have groups in the tree."""
-        path = f"{hierarchy.path}/{self._parent}"
-        try:
-            os.mkdir(path, 0o755)
-        except FileExistsError:
-            if not os.access(path, os.W_OK):
-                return False
-        except OSError as error:
-            if error.errno not in {errno.EACCES, errno.EPERM, errno.EROFS}:
-                raise
-            return False
-        wanted = [name for name in _USED_V2 if hierarchy.is_v2 and name in hierarchy.controllers]
-        if wanted:
-            if os.geteuid() == 0 or _is_marked_delegated(hierarchy.path):
-                _vacate(hierarchy.path)
-            _hand_down(hierarchy.path, wanted)
-            _hand_down(path, wanted)
-        return True
-
-    def remove_parent(self) -> None:
-        """Removes the parent groups, as far as no job is in them."""
-        for hierarchy in self.hierarchies:
-            with contextlib.suppress(OSError):
-                os.rmdir(f"{hierarchy.path}/{self._parent}")
-
-    def group(self, name: str) -> "Cgroup":
-        """The groups of job `name`, whether they exist or not."""
-        return Cgroup([(hierarchy, f"{hierarchy.path}/{self._parent}/{name}") for hierarchy in self.hierarchies])
-
-    def names(self) -> set[str]:
-        """The names of all jobs that have a group in some tree."""
-        return {
-            entry.name
-            for hierarchy in self.hierarchies
-            if os.path.isdir(f"{hierarchy.path}/{self._parent}")
-            for entry in os.scandir(f"{hierarchy.path}/{self._parent}")
-            if entry.is_dir()
-        }
 
 
 class Cgroup:
@@ -235,7 +61,7 @@ class Cgroup:
         for knob in self._knobs(limits, disks):
             path = f"{self._path_of(knob.controller)}/{knob.file}"
             try:
-                shown = _set(path, knob.value)
+                shown = kernel_file.write_and_read(path, knob.value)
             except FileNotFoundError as error:
                 if knob.is_default or (knob.limits_swap and not _host_has_swap()):
                     continue
@@ -303,7 +129,7 @@ class Cgroup:
         event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         watched = os.open(f"{path}/memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            _write(f"{path}/cgroup.event_control", f"{event} {watched}")
+            kernel_file.write(f"{path}/cgroup.event_control", f"{event} {watched}")
         except OSError:
             os.close(event)
             raise
@@ -320,12 +146,12 @@ class Cgroup:
         """SIGKILL to every process in the group: all at once where a v2 tree can do it, else each."""
         try:
             if self._v2 is not None:
-                _write(f"{self._v2}/cgroup.kill", "1")
+                kernel_file.write(f"{self._v2}/cgroup.kill", "1")
                 return
         except FileNotFoundError:
             pass  # no such group, or Linux before 5.14
         for _, path in self._places:
-            for pid in _read_or_empty(f"{path}/cgroup.procs").split():
+            for pid in kernel_file.read_or_empty(f"{path}/cgroup.procs").split():
                 _kill_member(pid, f"{path}/cgroup.procs")
 
     def wait_empty(self, timeout: float = _REMOVE_TIMEOUT) -> None:
@@ -353,7 +179,9 @@ class Cgroup:
         # Version 1 notifies through a helper program of the host only, which is not ours to set;
         # so each process that is still there tells its own end.
         deadline = time.monotonic() + timeout
-        while pids := {pid for _, path in self._places for pid in _read_or_empty(f"{path}/cgroup.procs").split()}:
+        while pids := {
+            pid for _, path in self._places for pid in kernel_file.read_or_empty(f"{path}/cgroup.procs").split()
+        }:
             for pid in pids:
                 if not _has_ended(int(pid), deadline - time.monotonic()):
                     raise TimeoutError("processes of the job are still alive")
@@ -418,7 +246,7 @@ class Cgroup:
     def _number(self, controller: str, v1: str, v2: str) -> int | None:
         """The one number in a controller's file; None where there is no such file."""
         path = self._file(controller, v1, v2)
-        text = _read_or_empty(path) if path else ""
+        text = kernel_file.read_or_empty(path) if path else ""
         return int(text) if text else None
 
     def _cpu(self) -> dict[str, Any]:
@@ -445,13 +273,15 @@ class Cgroup:
             return {}
         counted: list[tuple[str, str, int]] = []  # device, kind, count
         if self._version_of("io") == 2:
-            for line in _read_or_empty(f"{path}/io.stat").splitlines():
+            for line in kernel_file.read_or_empty(f"{path}/io.stat").splitlines():
                 device, *pairs = line.split()
                 counted += [(device, kind, int(count)) for kind, _, count in (pair.partition("=") for pair in pairs)]
             kinds = ("rbytes", "wbytes", "rios", "wios")
         else:
             for file in ("io_service_bytes", "io_serviced"):
-                rows = (line.split() for line in _read_or_empty(f"{path}/blkio.throttle.{file}").splitlines())
+                rows = (
+                    line.split() for line in kernel_file.read_or_empty(f"{path}/blkio.throttle.{file}").splitlines()
+                )
                 # The last line has no device: it is the sum.
                 counted += [(row[0], f"{file} {row[1]}", int(row[2])) for row in rows if len(row) == 3]
             kinds = ("io_service_bytes Read", "io_service_bytes Write", "io_serviced Read", "io_serviced Write")
@@ -468,16 +298,6 @@ def _times(count: int | None, unit: float) -> float | None:
     return None if count is None else count * unit
 
 
-def _hand_down(path: str, controllers: Sequence[str]) -> None:
-    """Enables controllers for the children of the group at `path`."""
-    enabled = _read(f"{path}/cgroup.subtree_control").split()
-    for name in controllers:
-        if name not in enabled:
-            # A controller that cannot be handed down is missed by the job that needs it, by name.
-            with contextlib.suppress(OSError):
-                _write(f"{path}/cgroup.subtree_control", f"+{name}")
-
-
 def _kill_member(pid: str, members: str) -> None:
     """Kills one process of a group, and never a stranger to whom its number has passed meanwhile."""
     try:
@@ -486,7 +306,7 @@ def _kill_member(pid: str, members: str) -> None:
         return
     try:
         # Held by the descriptor, so that what is a member now is what is killed.
-        if pid in _read_or_empty(members).split():
+        if pid in kernel_file.read_or_empty(members).split():
             signal.pidfd_send_signal(process, signal.SIGKILL)
     except ProcessLookupError:
         return
@@ -514,46 +334,6 @@ def _has_ended(pid: int, timeout: float) -> bool:
         os.close(process)
 
 
-def _vacate(path: str) -> None:
-    """Moves the processes of the group at `path`, the server's own, to a leaf below it.
-
-    Only a group without processes hands controllers down ("no internal processes", cgroup-v2.rst).
-    The top of all has no such rule, and no cgroup.type.
-    """
-    if not os.path.exists(f"{path}/cgroup.type"):
-        return
-    members = f"{path}/{_OWN_LEAF}/cgroup.procs"
-    # Until none is left, since they may fork meanwhile; 0 is one that a namespace keeps out of our sight.
-    while moving := set(_read(f"{path}/cgroup.procs").split()) - {"0"}:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(f"{path}/{_OWN_LEAF}", 0o755)
-        for pid in moving:
-            with contextlib.suppress(ProcessLookupError):
-                _write(members, pid)
-
-
-def _delegated_group(tree: str, own: str) -> str:
-    """The group that a service manager has handed to us (systemd's Delegate=): `own`, or above our leaf; else "".
-
-    To root by a mark, since root may write everywhere; to anybody else by the right to write.
-    """
-    group = os.path.dirname(own) if os.path.basename(own) == _OWN_LEAF else own
-    place = tree + group
-    may_write = os.geteuid() != 0 and os.access(f"{place}/cgroup.procs", os.W_OK)
-    # A path with .. leads out of what our namespace shows.
-    is_ours = "/.." not in own and group != "/" and (may_write or _is_marked_delegated(place))
-    return group if is_ours else ""
-
-
-def _is_marked_delegated(path: str) -> bool:
-    """Whether a service manager has said that the group at `path` is for us to divide."""
-    for attribute in ("trusted.delegate", "user.delegate"):
-        with contextlib.suppress(OSError):
-            if os.getxattr(path, attribute) == b"1":
-                return True
-    return False
-
-
 def _cannot_limit(knob: Knob, why: str) -> JobError:
     return JobError(
         ErrorCode.UNSUPPORTED, f"{knob.limit}: the {knob.controller} controller refuses {knob.value}: {why}"
@@ -561,46 +341,10 @@ def _cannot_limit(knob: Knob, why: str) -> JobError:
 
 
 def _host_has_swap() -> bool:
-    return len(_read("/proc/swaps").splitlines()) > 1
+    return len(kernel_file.read("/proc/swaps").splitlines()) > 1
 
 
 def _keyed(path: str | None) -> Mapping[str, int]:
     """A flat keyed file: one `name number` a line; empty where there is none."""
-    pairs = (line.split() for line in _read_or_empty(path).splitlines()) if path else ()
+    pairs = (line.split() for line in kernel_file.read_or_empty(path).splitlines()) if path else ()
     return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2}
-
-
-def _read(path: str) -> str:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        parts = []
-        while part := os.read(fd, 65536):
-            parts.append(part)
-        return os.fsdecode(b"".join(parts))
-    finally:
-        os.close(fd)
-
-
-def _read_or_empty(path: str) -> str:
-    try:
-        return _read(path)
-    except FileNotFoundError:
-        return ""
-
-
-def _write(path: str, value: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, value.encode())
-    finally:
-        os.close(fd)
-
-
-def _set(path: str, value: str) -> str:
-    """Writes a value, and returns what the kernel shows in its place."""
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        os.write(fd, value.encode())
-        return os.fsdecode(os.pread(fd, 65536, 0))
-    finally:
-        os.close(fd)

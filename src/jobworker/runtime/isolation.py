@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Self
 
+from jobworker.runtime import kernel_file
 from jobworker.runtime.mountinfo import parse_mountinfo
 
 #: Namespaces in the words of a status, with their names in /proc/self/ns.
@@ -66,7 +67,7 @@ def read(outside: Outside, masked: Iterable[str], read_only: Iterable[str], kept
     """
     own = namespaces()
     apart = [name for name in NAMESPACES if own[name] != outside.namespaces[name]]
-    status = dict(line.split(":\t", 1) for line in _read("/proc/self/status").splitlines())
+    status = dict(line.split(":\t", 1) for line in kernel_file.read("/proc/self/status").splitlines())
     return {
         "namespaces": ",".join(apart),
         "network": "loopback only" if "net" in apart else "host",
@@ -80,7 +81,7 @@ def read(outside: Outside, masked: Iterable[str], read_only: Iterable[str], kept
         "landlock": "yes" if _is_refused(_REFUSED_BY_LANDLOCK) else "no",
         "rlimits": show_rlimits((number, *resource.getrlimit(number)) for number in _RLIMITS.values()),
         "umask": status["Umask"],
-        "oom_score_adj": _read("/proc/self/oom_score_adj").strip(),
+        "oom_score_adj": kernel_file.read("/proc/self/oom_score_adj").strip(),
         "session": "own" if os.getsid(0) == os.getpid() else "shared",
         "descriptors": ",".join(map(str, _descriptors(kept))),
         "hostname": os.uname().nodename,
@@ -98,7 +99,9 @@ def _bound(value: int) -> str:
 
 
 def _mounts(masked: Iterable[str], read_only: Iterable[str], *, is_own: bool) -> dict[str, str]:
-    mounts = {mount.path: mount.options.split(",") for mount in parse_mountinfo(_read("/proc/self/mountinfo"))}
+    mounts = {
+        mount.path: mount.options.split(",") for mount in parse_mountinfo(kernel_file.read("/proc/self/mountinfo"))
+    }
     writable = sorted(path + ":noexec" * ("noexec" in options) for path, options in mounts.items() if "rw" in options)
     is_nosuid = all("nosuid" in options for options in mounts.values())
     is_nodev = all("nodev" in options for path, options in mounts.items() if path not in _WITH_DEVICES)
@@ -144,14 +147,3 @@ def _is_open(fd: int) -> bool:
     except OSError:
         return False  # it was the one of the listing
     return True
-
-
-def _read(path: str) -> str:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        parts = []
-        while part := os.read(fd, 65536):
-            parts.append(part)
-        return os.fsdecode(b"".join(parts))
-    finally:
-        os.close(fd)

@@ -23,8 +23,9 @@ from typing import Final, NoReturn
 from jobworker.core.errors import ErrorCode, JobError, quoted
 from jobworker.core.job_id import is_job_id
 from jobworker.core.spec import JobSpec
-from jobworker.runtime import block_device, controls, job_dir, linux, sandbox, unprivileged, wire
-from jobworker.runtime.cgroup import Cgroup, CgroupHost
+from jobworker.runtime import block_device, controls, job_dir, kernel_file, linux, sandbox, unprivileged, wire
+from jobworker.runtime.cgroup import Cgroup
+from jobworker.runtime.cgroup_host import CgroupHost
 from jobworker.runtime.monitor import Assignment, Monitor
 from jobworker.runtime.uid_range import OnlyUid, UidLease, UidRange
 
@@ -149,7 +150,7 @@ class Launcher:
         self._uids = self._find_uids()
         self._cgroups = CgroupHost.discover(bootstrap.cgroup_parent)
         self._cgroups.prepare()
-        mountinfo = os.fsdecode(Path("/proc/self/mountinfo").read_bytes())
+        mountinfo = kernel_file.read("/proc/self/mountinfo")
         self._host = sandbox.HostView.survey(mountinfo, self._hidden(mountinfo))
         findings = controls.try_all(controls.DECISIVE)
         self._verdict = controls.judge(findings, bootstrap.allow_degraded, is_root=self._is_root)

@@ -8,18 +8,28 @@ _ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 
 
 class Mount(NamedTuple):
-    """One line: where, with which options of its own, and of which file system type."""
+    """One line: where, with which options of its own, and of which file system from what.
 
+    The options of the file system are as the kernel escapes them, since there a comma may be part of a value.
+    """
+
+    number: str
     path: str
     options: str
     kind: str
+    source: str
+    file_system_options: str
 
 
 def parse_mountinfo(text: str) -> Iterator[Mount]:
     """The mounts in the order in which they were made."""
     for line in text.splitlines():
         fields, _, rest = line.partition(" - ")
-        _, _, _, _, path, options, *_ = fields.split(" ")
-        if "\\" in path:
-            path = _ESCAPED.sub(lambda match: chr(int(match[1], 8)), path)
-        yield Mount(path, options, rest.partition(" ")[0])
+        number, _, _, _, path, options, *_ = fields.split(" ")
+        kind, source, file_system_options = rest.split(" ")
+        yield Mount(number, unescape(path), options, kind, unescape(source), file_system_options)
+
+
+def unescape(text: str) -> str:
+    """A name as it is, of which the kernel writes spaces, commas and backslashes in octal."""
+    return _ESCAPED.sub(lambda match: chr(int(match[1], 8)), text) if "\\" in text else text

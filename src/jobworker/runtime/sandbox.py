@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from jobworker.core.spec import JobSpec, Limits, MiB, Network
-from jobworker.runtime import isolation, linux, seccomp
+from jobworker.runtime import isolation, kernel_file, linux, seccomp
 from jobworker.runtime.mountinfo import parse_mountinfo
 
 #: Where a bare program name is looked up, and the job's own PATH.
@@ -116,7 +116,7 @@ class JoinCgroup:
 
     def apply(self) -> None:
         for path in self.entry_files:
-            _write(path, b"0")
+            kernel_file.write(path, "0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ class PreferForOom:
     score: int
 
     def apply(self) -> None:
-        _write("/proc/self/oom_score_adj", str(self.score).encode())
+        kernel_file.write("/proc/self/oom_score_adj", str(self.score))
 
 
 @dataclass(frozen=True, slots=True)
@@ -734,11 +734,3 @@ def kernel_mounts(mountinfo: str) -> list[str]:
 def is_below(path: str, tops: Iterable[str]) -> bool:
     """Whether `path` is one of `tops` or below one."""
     return any(path == top or path.startswith(top + "/") for top in tops)
-
-
-def _write(path: str, content: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, content)
-    finally:
-        os.close(fd)

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from jobworker.runtime import linux, sandbox
+from jobworker.runtime import kernel_file, linux, sandbox
 
 
 def enter_user_namespace() -> None:
@@ -18,8 +18,7 @@ def enter_user_namespace() -> None:
     linux.unshare(linux.CLONE_NEWUSER)
     # The kernel wants the first before it lets the last be written: a group could be what forbids a file.
     for name, content in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
-        with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
-            file.write(content)
+        kernel_file.write(f"/proc/self/{name}", content)
 
 
 @dataclass(frozen=True, slots=True)
