@@ -41,6 +41,7 @@ unshare              util-linux
 stress-ng            stress-ng
 capsh                libcap2-bin
 mkfs.ext4            e2fsprogs
+mkfs.btrfs           btrfs-progs
 curl                 curl
 wrk                  wrk
 END

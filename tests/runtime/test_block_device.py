@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -263,32 +264,87 @@ def test_a_real_overlay_and_a_real_tmpfs_are_told_apart(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def loop_device(tmp_path: Path) -> Iterator[str]:
-    """A real loop device on a file in `tmp_path`."""
-    image = tmp_path / "image"
-    image.write_bytes(bytes(1 << 20))
-    made = subprocess.run(["losetup", "--find", "--show", image], capture_output=True, text=True, check=False)
-    if made.returncode:
-        pytest.skip("needs a free loop device")
+def loop_devices(tmp_path: Path) -> Iterator[list[str]]:
+    """Two real loop devices that may have partitions, on files in `tmp_path`."""
+    devices: list[str] = []
     try:
-        yield made.stdout.strip()
+        for name in ("first", "second"):
+            image = tmp_path / name
+            image.touch()
+            os.truncate(image, 128 << 20)
+            command = ["losetup", "--find", "--show", "--partscan", image]
+            made = subprocess.run(command, capture_output=True, text=True, check=False)
+            if made.returncode:
+                pytest.skip("needs free loop devices")
+            devices.append(made.stdout.strip())
+        yield devices
     finally:
-        subprocess.run(["losetup", "--detach", made.stdout.strip()], check=True)
+        for device in devices:
+            subprocess.run(["losetup", "--detach", device], check=True)
+
+
+def number_of(device: str) -> str:
+    own = os.stat(device).st_rdev
+    return f"{os.major(own)}:{os.minor(own)}"
 
 
 @needs_root
-def test_a_real_loop_device_stands_for_the_disk_below(loop_device: str, tmp_path: Path) -> None:
+def test_a_real_loop_device_stands_for_the_disk_below(loop_devices: list[str], tmp_path: Path) -> None:
     """S4."""
-    own = os.stat(loop_device).st_rdev
-    number_of_its_own = f"{os.major(own)}:{os.minor(own)}"
-    assert disks_of(loop_device) == [number_of_its_own, *disks_of(str(tmp_path))]
-    assert is_stacked(number_of_its_own)
+    device, other = loop_devices
+    assert disks_of(device) == [number_of(device), *disks_of(str(tmp_path))]
+    assert number_of(other) not in disks_of(device)
+    assert is_stacked(number_of(device))
 
 
 @needs_root
-def test_io_through_a_real_loop_device_is_counted_once(loop_device: str, tmp_path: Path) -> None:
+def test_a_real_partition_stands_for_its_whole_disk(loop_devices: list[str], tmp_path: Path) -> None:
+    """S4. The kernel takes no limit on a partition."""
+    device, _ = loop_devices
+    subprocess.run(["addpart", device, "1", "2048", "2048"], check=True)
+    try:
+        shown = Path("/sys/class/block", os.path.basename(device) + "p1", "dev").read_text().strip()
+        node = tmp_path / "partition"
+        os.mknod(node, 0o060600, number(shown))
+        assert shown != number_of(device)
+        assert disks_of(str(node)) == disks_of(device)
+    finally:
+        subprocess.run(["delpart", device, "1"], check=True)
+
+
+@needs_root
+def test_a_real_btrfs_stands_for_every_disk_that_it_is_on(loop_devices: list[str], tmp_path: Path) -> None:
+    """S4. In a subvolume, whose device number is in no list of mounts; in a mount namespace of its own."""
+    if shutil.which("mkfs.btrfs") is None:
+        pytest.skip("needs mkfs.btrfs, of the package btrfs-progs")
+    subprocess.run(["mkfs.btrfs", "--quiet", "--force", *loop_devices], check=True, capture_output=True)
+    place = tmp_path / "btrfs"
+    place.mkdir()
+    script = """
+        mount -t btrfs "$1" "$2" && btrfs -q subvolume create "$2/volume" && : >"$2/volume/file" &&
+        exec "$3" -c "$4" "$2" "$2/volume" "$2/volume/file"
+    """
+    look = (
+        "import sys; from jobworker.runtime.block_device import disks_of; print(*map(disks_of, sys.argv[1:]), sep=';')"
+    )
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, "sh", loop_devices[0], place, sys.executable, look],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "unknown filesystem type" in done.stderr:
+        pytest.skip("needs a kernel with btrfs")
+    below = disks_of(str(tmp_path))
+    expected = [number_of(loop_devices[0]), *below, number_of(loop_devices[1])]
+    for found in done.stdout.strip().split(";"):
+        assert found == str(list(dict.fromkeys(expected))), done.stderr
+
+
+@needs_root
+def test_io_through_a_real_loop_device_is_counted_once(loop_devices: list[str], tmp_path: Path) -> None:
     """As the kernel shows it: for the loop device and for the disk below."""
-    loop, *below = disks_of(loop_device)
+    loop, *below = disks_of(loop_devices[0])
     shown = "".join(f"{disk} rbytes=4096 wbytes=0 rios=1 wios=0\n" for disk in (loop, *below))
     (tmp_path / "io.stat").write_text(shown)
     group = Cgroup([(Hierarchy(str(tmp_path), ("io",), is_v2=True), str(tmp_path))])

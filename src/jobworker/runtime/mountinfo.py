@@ -26,7 +26,7 @@ def parse_mountinfo(text: str) -> Iterator[Mount]:
     for line in text.splitlines():
         fields, _, rest = line.partition(" - ")
         number, _, _, _, path, options, *_ = fields.split(" ")
-        kind, source, file_system_options = rest.split(" ")
+        kind, source, file_system_options = rest.split(" ", 2)
         yield Mount(number, unescape(path), options, kind, unescape(source), file_system_options)
 
 
