@@ -1,7 +1,7 @@
 """A worker in a process of its own, to be killed: STATE and places for roots as arguments, a JSON spec a line on stdin.
 
-Answers each with one JSON line: the job's id, or the error. {"output": id} is answered at the job's end,
-{"status": id} and {"stop": id} with its state and what confines it.
+Answers each with one JSON line: the job's id and how whole its isolation is, or the error. {"output": id} is answered
+at the job's end, {"status": id} and {"stop": id} with its state and what confines it.
 """
 
 import asyncio
@@ -23,7 +23,8 @@ async def _answer(worker: Worker, request: dict[str, Any]) -> dict[str, Any]:
         if "status" in request or "stop" in request:
             job = await (worker.status(request["status"]) if "status" in request else worker.stop(request["stop"]))
             return {"state": job.state.value, "sandbox": dict(job.sandbox), "limits": dict(job.effective_limits)}
-        return {"id": (await worker.start(JobSpec.from_document(request))).id}
+        job = await worker.start(JobSpec.from_document(request))
+        return {"id": job.id, "isolation": job.sandbox["isolation"]}
     except JobError as error:
         return {"error": error.message, "code": error.code.value}
 

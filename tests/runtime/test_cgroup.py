@@ -17,6 +17,7 @@ from jobworker.runtime.cgroup import Cgroup
 from jobworker.runtime.cgroup_hierarchy import Hierarchy, find_hierarchies
 from jobworker.runtime.cgroup_host import CgroupHost
 from jobworker.runtime.cgroup_knob import Knob, knobs_v1, knobs_v2
+from jobworker.runtime.mountinfo import parse_mountinfo
 
 # /proc/self/mountinfo of real distributions; {root} is where the trees of a test are.
 DEBIAN_12 = """\
@@ -59,7 +60,15 @@ def v2_tree(path: Path, controllers: str) -> Path:
     path.mkdir(parents=True, exist_ok=True)
     (path / "cgroup.controllers").write_text(controllers + "\n")
     (path / "cgroup.subtree_control").write_text("\n")
+    (path / "cgroup.procs").touch()
     return path
+
+
+def v1_trees(mountinfo: str, root: Path) -> None:
+    for mount in parse_mountinfo(mountinfo.format(root=root)):
+        if mount.kind == "cgroup":
+            Path(mount.path).mkdir(parents=True)
+            Path(mount.path, "cgroup.procs").touch()
 
 
 def found(mountinfo: str, root: Path, delegated: str = "") -> list[tuple[str, tuple[str, ...], bool]]:
@@ -77,6 +86,7 @@ def test_a_pure_v2_host_has_one_tree(tmp_path: Path) -> None:
 def test_a_hybrid_host_has_v1_controllers_and_a_v2_tree_without_any(tmp_path: Path) -> None:
     """Except for cpuacct: the v2 tree counts the time that is used, and one group less is one less to make."""
     v2_tree(tmp_path / "unified", "")
+    v1_trees(HYBRID_ONE_TREE_A_CONTROLLER, tmp_path)
     assert found(HYBRID_ONE_TREE_A_CONTROLLER, tmp_path) == [
         ("unified", (), True),
         ("cpu", ("cpu",), False),
@@ -87,6 +97,7 @@ def test_a_hybrid_host_has_v1_controllers_and_a_v2_tree_without_any(tmp_path: Pa
 
 
 def test_controllers_that_are_mounted_together_are_one_tree(tmp_path: Path) -> None:
+    v1_trees(CENTOS_7, tmp_path)
     assert found(CENTOS_7, tmp_path) == [
         ("cpu,cpuacct", ("cpu", "cpuacct"), False),
         ("memory", ("memory",), False),
@@ -98,6 +109,12 @@ def test_controllers_that_are_mounted_together_are_one_tree(tmp_path: Path) -> N
 def test_in_a_container_the_top_of_the_tree_is_what_the_container_shows(tmp_path: Path) -> None:
     v2_tree(tmp_path, "cpu io memory pids")
     assert found(CONTAINER_V2, tmp_path) == [(".", ("cpu", "io", "memory", "pids"), True)]
+
+
+def test_a_tree_that_another_mount_lies_over_is_not_there(tmp_path: Path) -> None:
+    """S5: the list of mounts has it all the same, and no group can be made in it."""
+    assert found(DEBIAN_12, tmp_path) == []
+    assert found(HYBRID_ONE_TREE_A_CONTROLLER, tmp_path) == []
 
 
 def test_a_group_that_is_delegated_to_us_is_our_place(tmp_path: Path) -> None:
@@ -219,6 +236,16 @@ def test_a_limit_without_its_controller_is_refused_with_the_remedy(tmp_path: Pat
     with pytest.raises(JobError, match=f"{missing} limit: this host has no {missing} controller{remedy}") as refused:
         group.limit(ASKED[missing], DISKS)
     assert refused.value.code is ErrorCode.UNSUPPORTED
+
+
+@pytest.mark.parametrize("is_v2", [True, False])
+def test_a_limit_of_io_says_what_it_does_not_hold(tmp_path: Path, is_v2: bool) -> None:  # noqa: FBT001
+    """S2: version 1 does not know whose a page is when it is written back."""
+    file, controller = ("io.max", "io") if is_v2 else ("blkio.throttle.read_bps_device", "blkio")
+    (tmp_path / file).touch()
+    limits = Cgroup([(Hierarchy(str(tmp_path), (controller,), is_v2), str(tmp_path))]).limit(ASKED["io"], ["254:0"])
+    assert limits.get("io_scope") == (None if is_v2 else "direct and synchronous io only (cgroup v1)")
+    assert limits["io_read_bps"].startswith("254:0 ")
 
 
 @pytest.mark.parametrize("controller", ASKED)

@@ -1,5 +1,6 @@
 """The cgroup trees that are mounted on this host, and which controllers each has."""
 
+import os
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,6 +27,8 @@ def find_hierarchies(mountinfo: str, delegated: str = "") -> list[Hierarchy]:
     """
     found: dict[str, Hierarchy] = {}
     for mount in parse_mountinfo(mountinfo):
+        if not os.path.exists(f"{mount.path}/cgroup.procs"):
+            continue  # no tree, or one that another mount lies over, as in a container
         if mount.kind == "cgroup2":
             path = mount.path + delegated
             controllers = tuple(kernel_file.read(f"{path}/cgroup.controllers").split())

@@ -234,7 +234,7 @@ CONTROLS: Final = (
         "mount-api",
         Need.ALL,
         "the host's files could not be shown read-only",
-        "Linux 5.12 or later (open_tree, mount_setattr, move_mount)",
+        f"{_ADMIN}; Linux 5.12 or later (open_tree, mount_setattr, move_mount)",
         trial.in_namespace(trial.read_only_root),
     ),
     Control("masks", Need.ALL, "jobs would see the host's secrets", _ADMIN, trial.in_namespace(trial.masks)),
@@ -242,17 +242,26 @@ CONTROLS: Final = (
         "hidden-proc",
         Need.ALL,
         "jobs would see their monitor",
-        "CAP_SYS_ADMIN; a host /proc that is not masked",
+        f"{_ADMIN}; a host /proc that is not masked",
         trial.in_namespace(trial.hidden_processes),
     ),
-    Control("devices", Need.ALL, "jobs would have no /dev/null", "CAP_MKNOD", trial.in_namespace(trial.devices)),
+    Control(
+        "devices", Need.ALL, "jobs would have no /dev/null", f"{_ADMIN}; CAP_MKNOD", trial.in_namespace(trial.devices)
+    ),
     Control(
         SEPARATE_UID,
         Need.ALL,
         "jobs share one uid, with each other and with the server",
-        "start jobworkerd as root; it gives root up itself",
+        "start jobworkerd as the host's root; it gives root up itself",
         trial.separate_uid,
         unprivileged.do_without_root,
+    ),
+    Control(
+        "bounded-capabilities",
+        Need.ALL,
+        "jobs could be given capabilities back",
+        "CAP_SETPCAP; in a container, run it privileged",
+        trial.in_namespace(trial.bounded_capabilities),
     ),
     Control(
         "no-new-privileges", Need.ALL, "jobs could use set-uid programs", "Linux 3.5 or later", trial.no_new_privileges

@@ -6,6 +6,7 @@ never runs as root, never outside of its control groups and never without the sa
 anybody but root it makes jobs with the rights of user namespaces.
 """
 
+import contextlib
 import gc
 import json
 import os
@@ -127,7 +128,9 @@ def _prepare_process() -> None:
 def _give_up_privileges() -> None:
     """Keeps what making jobs takes, for itself and all that it forks; without root there is nothing to give up."""
     if os.geteuid() == 0:
-        linux.keep_capabilities(CAPABILITIES)
+        # Where that is not permitted every job is refused, for want of bounded capabilities.
+        with contextlib.suppress(PermissionError):
+            linux.keep_capabilities(CAPABILITIES)
 
 
 def _wait_for(launcher: int) -> int:

@@ -138,6 +138,11 @@ def _with_group(attempt: Callable[[Cgroup], None]) -> None:
         host.remove_parent()
 
 
+def bounded_capabilities() -> None:
+    """Capabilities can be given up for good."""
+    linux.keep_capabilities(())
+
+
 def no_new_privileges() -> None:
     """Programs that raise privileges can be kept from doing so."""
     linux.set_no_new_privs()
