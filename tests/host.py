@@ -22,6 +22,9 @@ _TREES = Path("/sys/fs/cgroup")
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: jobs are isolated with CAP_SYS_ADMIN")
 
+#: How many times longer everything takes than on a machine that is not emulated.
+SLOWNESS = 10 if "JOBWORKER_VM" in os.environ else 1
+
 #: A Python that jobs can run: their own user cannot read one below /root.
 JOB_PYTHON = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.executable
 

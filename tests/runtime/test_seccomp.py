@@ -1,26 +1,20 @@
 """The filter of system calls, run by an interpreter of its own over every call number and the arguments that count."""
 
 import errno
-import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from kernel_headers import MACHINES, call_numbers
 
 from jobworker.runtime import seccomp
 
-MACHINES = ("x86_64", "aarch64")
 AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 I386 = 0x40000003
 ARM = 0x40000028
 ALLOWED, KILLED = "allowed", "killed"
 GOLDEN = Path(__file__).parent / "data"
-#: Where Debian's linux-libc-dev keeps the numbers; none of our making.
-HEADERS = {
-    "x86_64": Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"),
-    "aarch64": Path("/usr/include/asm-generic/unistd.h"),
-}
 
 _NAMES = {0x20: "load", 0x06: "return", 0x15: "==", 0x25: ">", 0x35: ">=", 0x45: "&"}
 _DATA = {0: "number", 4: "arch", **{16 + 8 * n: f"argument {n}" for n in range(6)}}
@@ -69,15 +63,6 @@ def verdict(machine: str, number: int, *arguments: int, arch: int | None = None)
     raise AssertionError(f"not a verdict: {value:#x}")
 
 
-def numbers(machine: str) -> dict[str, int]:
-    """The calls of the machine by name, as its header has them."""
-    header = HEADERS[machine]
-    if not header.exists():
-        pytest.skip(f"needs {header.name} of linux-libc-dev")
-    found = re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", header.read_text())
-    return {name: int(number) for name, number in found}
-
-
 def disassembly(program: bytes) -> Iterator[str]:
     for here, (code, then, otherwise, value) in enumerate(instructions(program)):
         if code == 0x20:
@@ -97,7 +82,7 @@ def test_the_program_is_the_one_that_was_reviewed(machine: str) -> None:
 
 @pytest.mark.parametrize("machine", MACHINES)
 def test_every_call_has_the_number_that_the_kernels_header_gives_it(machine: str) -> None:
-    known = numbers(machine)
+    known = call_numbers(machine)
     abi = MACHINES.index(machine)
     ours = {name: calls[abi] for denial in seccomp.DENIALS for name, calls in denial.calls.items()}
     ours |= {
@@ -138,7 +123,7 @@ ORDINARY = (
 @pytest.mark.parametrize("machine", MACHINES)
 def test_what_the_profile_refuses_is_refused_and_what_programs_need_is_not(machine: str) -> None:
     """E8, E15, E16, E19."""
-    known = numbers(machine)
+    known = call_numbers(machine)
     for expected, names in REFUSED.items():
         for name in names.split():
             if name in known:

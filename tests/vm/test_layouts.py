@@ -12,6 +12,7 @@ _MACHINE = Path(__file__).parent.parent.parent / "vm" / "machine.py"
 _PYTEST = (
     *("env", "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1", sys.executable, "-m", "pytest", "-p", "pytest_asyncio.plugin"),
     *("-p", "pytest_timeout", "-p", "no:cacheprovider", "--color=no", "-v", "--timeout=300"),
+    "--basetemp=/var/tmp/pytest",  # on a disk, as it is on most hosts
 )
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=f"a virtual machine needs: {', '.join(missing())}")
