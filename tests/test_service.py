@@ -406,9 +406,15 @@ async def test_a_user_has_so_many_streams_and_no_more(state: Path, database: Dat
                 await stack.enter_async_context(contextlib.aclosing(chunks))
                 await anext(aiter(chunks))
             assert await refused(read(service, ALICE, job)) is ErrorCode.EXHAUSTED
+            assert await refused(service.wait(ALICE, job, None)) is ErrorCode.EXHAUSTED
+            assert (await service.wait(ROOT, job, 0)).record.state is State.RUNNING
             assert (await read(service, ROOT, job))[0] == b"out\n"
         assert (await read(service, ALICE, job))[0] == b"out\n", "closed ones make room"
-        await end_everything(service)
+        waits = [asyncio.create_task(service.wait(ALICE, job, None)) for _ in range(2)]
+        await asyncio.sleep(0)
+        assert await refused(read(service, ALICE, job)) is ErrorCode.EXHAUSTED
+        await service.stop(ALICE, job, grace=0, signal=15)
+        await asyncio.gather(*waits)
 
 
 async def test_a_role_has_a_ceiling(state: Path, database: Database) -> None:

@@ -330,7 +330,8 @@ class Service:
         """The job after its end, or as it is when `timeout` seconds have passed."""
         record = await self._authorised(principal, Action.JOB_WAIT, job_id)
         if not isinstance(record.phase, Ended):
-            await self._worker.wait(job_id, timeout=timeout)
+            with self.counted(principal):
+                await self._worker.wait(job_id, timeout=timeout)
         return await self._view(self._get(job_id))
 
     async def list(
@@ -355,7 +356,7 @@ class Service:
     async def reading(self, principal: Principal, job_id: str, request: OutputRequest) -> AsyncIterator[Reading]:
         """As `output`, for those who have to know before the first event whether there will be any."""
         record = await self._authorised(principal, Action.JOB_OUTPUT, job_id)
-        with self._counted(principal):
+        with self.counted(principal):
             async with contextlib.aclosing(self._output(job_id, request)) as events:
                 yield Reading(events, is_live=not isinstance(record.phase, Ended))
 
@@ -364,16 +365,16 @@ class Service:
         """Each job that the principal may see as it begins to run and when it has ended, from now on."""
         await self._authorise(principal, Action.JOB_EVENTS, "", principal.name)
         with (
-            self._counted(principal),
+            self.counted(principal),
             self._events.listen(lambda record: is_allowed(principal, Action.JOB_EVENTS, record.owner)) as events,
         ):
             yield events
 
     @contextlib.contextmanager
-    def _counted(self, principal: Principal) -> Iterator[None]:
-        """One more stream of the principal's; EXHAUSTED when there are as many as there may be."""
+    def counted(self, principal: Principal) -> Iterator[None]:
+        """One more stream or wait of the principal's; EXHAUSTED when there are as many as there may be."""
         if self._streams[principal.name] >= self._quotas.max_streams_per_user:
-            raise JobError(ErrorCode.EXHAUSTED, "you have as many open streams as you may; close some first")
+            raise JobError(ErrorCode.EXHAUSTED, "you have as many open streams and waits as you may; close some first")
         self._streams[principal.name] += 1
         try:
             yield

@@ -14,6 +14,10 @@ from pathlib import Path
 
 import grpc
 import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest
+from grpc_health.v1.health_pb2_grpc import HealthStub
+from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
+from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 from host import needs_root
 
 from jobworker.api.grpc._generated import jobworker_pb2 as pb2
@@ -380,3 +384,36 @@ async def test_an_unreachable_launcher_is_an_error_and_not_the_end(own_daemon, e
     assert await asyncio.to_thread(own_daemon.stop) == 0
     await asyncio.to_thread(own_daemon.start)
     assert (await asyncio.to_thread(own_daemon.jobctl, "run", "--", "true")).returncode == 0
+
+
+async def test_watches_and_waits_are_held_to_the_quota_of_streams(own_daemon, eventually):
+    """R4, at both doors; health and reflection are no way around it."""
+    config = own_daemon.directory / "jobworker.toml"
+    config.write_text(config.read_text().replace("max_streams_per_user = 256", "max_streams_per_user = 2"))
+    own_daemon.start()
+    https = own_daemon.https_as()
+    async with own_daemon.client() as alice, own_daemon.channel() as channel, own_daemon.channel("bob") as other:
+        job = (await alice.start(JobSpec(program="/bin/sleep", args=("1000",)))).job
+
+        def watch(over):
+            return HealthStub(over).Watch(HealthCheckRequest())
+
+        def reflect(over):
+            return ServerReflectionStub(over).ServerReflectionInfo(iter([ServerReflectionRequest(list_services="")]))
+
+        held = [watch(channel) for _ in range(2)]
+        for call in held:
+            await call.read()
+        for one_more in (watch(channel), reflect(channel)):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await one_more.read()
+            assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        with pytest.raises(JobError) as exhausted:
+            await alice.wait(job.id)
+        assert exhausted.value.code is ErrorCode.EXHAUSTED
+        assert (await asyncio.to_thread(https.get, f"/jobs/{job.id}/wait")).status == 429
+        assert await watch(other).read(), "others have theirs"
+        held[0].cancel()
+        await asyncio.to_thread(eventually, lambda: https.get(f"/jobs/{job.id}/wait?timeout=0").status == 200)
+        assert await reflect(channel).read()
+        await alice.stop(job.id)

@@ -79,11 +79,11 @@ class GrpcServer:
 
         TLS 1.3 only: GRPC_SSL_CIPHER_SUITES must have been set before grpc was imported.
         """
-        server = grpc.aio.server(interceptors=[_Door(identity)], options=_OPTIONS)
+        server = grpc.aio.server(interceptors=[_Door(service, identity)], options=_OPTIONS)
         pb2_grpc.add_JobWorkerServicer_to_server(  # type: ignore[no-untyped-call]  # generated
             _Rpcs(service, identity, defaults), server
         )
-        checks = health.aio.HealthServicer()  # type: ignore[attr-defined]  # not in the stubs
+        checks = _Health(service)
         health_pb2_grpc.add_HealthServicer_to_server(checks, server)
         reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         credentials = _credentials(certificate)
@@ -182,6 +182,18 @@ class _Rpcs(pb2_grpc.JobWorkerServicer):
         return pb2.SignalResponse()
 
 
+class _Health(health.aio.HealthServicer):  # type: ignore[misc, name-defined]  # not in the stubs
+    """The usual health service, whose watches are streams of their users like all others."""
+
+    def __init__(self, service: Service) -> None:
+        super().__init__()
+        self._service = service
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:
+        with self._service.counted(_principal.get()):
+            await super().Watch(request, context)
+
+
 def _grace(request: pb2.StopRequest) -> float:
     seconds = convert.seconds_of(request.grace)
     if seconds < 0:
@@ -192,7 +204,8 @@ def _grace(request: pb2.StopRequest) -> float:
 class _Door(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
     """Every call of every service passes here: its caller is proven before its handler, errors mapped behind it."""
 
-    def __init__(self, identity: Identity) -> None:
+    def __init__(self, service: Service, identity: Identity) -> None:
+        self._service = service
         self._identity = identity
 
     async def intercept_service(  # type: ignore[override]  # the stubs forget that there may be no handler
@@ -242,16 +255,26 @@ class _Door(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
     def _guard_iterator(self, behaviour: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
         async def guarded(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
             try:
-                self._identity.identify(context)
-                async with self._identity.hold(context):
-                    async for response in behaviour(requests, context):
-                        yield response
+                principal = self._identity.identify(context)
+                with self._service.counted(principal):
+                    async with self._identity.hold(context):
+                        async for response in behaviour(requests, context):
+                            yield response
             except JobError as error:
-                # A peer whose request is still on its way would be told of its own broken write instead.
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_REQUEST_SECONDS):
-                        await anext(requests, None)
-                await _abort(context, error)
+                failure = error
+            except grpc.aio.AbortError:
+                raise
+            except grpc.aio.InternalError:
+                raise asyncio.CancelledError from None  # as above
+            except Exception:  # noqa: BLE001 - the RPC boundary, as above
+                failure = _unexpected()
+            else:
+                return
+            # A peer whose request is still on its way would be told of its own broken write instead.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_REQUEST_SECONDS):
+                    await anext(requests, None)
+            await _abort(context, failure)
 
         return guarded
 

@@ -24,7 +24,7 @@ _WHY: Final = {
     409: ("The job is not in the state for this.", "job not running"),
     413: ("The body is too large.", "the body is too large"),
     422: ("The host cannot run this: not an executable file, or a limit that cannot be enforced.", "not executable"),
-    429: ("A quota is used up, or there were too many wrong tokens.", "you have as many open streams as you may"),
+    429: ("A quota is used up, or there were too many wrong tokens.", "you have as many streams open as you may"),
     431: ("The header is too large.", "the header is too large"),
     503: ("The server cannot do this now.", "the server is shutting down; jobs run on"),
 }
