@@ -354,10 +354,10 @@ def test_a_verb_loads_neither_rich_nor_the_other_transport_nor_the_help_of_other
     loaded = jobctl_modules(jobctl, "status", job_id)
     assert "jobworker.cli.render" in loaded
     assert not {"rich", "rich.console", "jobworker.cli.follow"} & loaded
-    libraries = {Transport.GRPC: {"grpc", "google.protobuf"}, Transport.HTTPS: {"aiohttp"}}
+    libraries = {Transport.GRPC: {"grpc", "google.protobuf"}, Transport.HTTPS: {"h11"}}
     assert libraries.pop(transport) <= loaded  # positive control
     assert not set.union(*libraries.values()) & loaded
-    assert not {"grpc", "aiohttp"} & jobctl_modules(jobctl, "version")
+    assert not {"grpc", "h11"} & jobctl_modules(jobctl, "version")
 
 
 def jobctl_modules(jobctl, *arguments):

@@ -5,11 +5,13 @@ import socket
 import ssl
 import threading
 from contextlib import aclosing, contextmanager
+from pathlib import Path
 
 import pytest
 from client.scripted_https import TOKEN
-from client.scripted_server import STDOUT, Script
+from client.scripted_server import STDOUT, Script, Wire
 
+from jobworker import __version__
 from jobworker.client.context import Context, Token, Transport
 from jobworker.client.job_client import JobClient
 from jobworker.core.errors import ErrorCode, JobError
@@ -58,6 +60,7 @@ def tls_server(authority, **settings):
                     connection.settimeout(1)
                     with tls.wrap_socket(connection, server_side=True) as secure:
                         received.append(secure.recv(4096))
+                        secure.sendall(settings.get("answer", b""))
                 except OSError:
                     continue
 
@@ -139,7 +142,7 @@ def test_every_request_has_the_token_in_its_header_and_nowhere_else(server, cont
     refusal(context)
     for headers in server.https.seen:
         assert headers["Authorization"] == f"Bearer {TOKEN}"
-        assert "aiohttp" not in headers["User-Agent"]
+        assert headers["User-Agent"] == f"jobworker/{__version__}"
         assert "Cookie" not in headers
 
 
@@ -206,6 +209,63 @@ def test_a_stream_that_is_left_is_closed(server, context):  # O9
                     await asyncio.sleep(0.005)
 
     asyncio.run(look_and_leave())
+
+
+def test_a_client_that_is_left_leaves_no_connection_behind(server, context_to):
+    server.jobs.scripts[b"p"] = Script([(STDOUT, b"x")], outcome=None)
+    job_id = server.add(b"p")
+
+    async def look_and_leave():
+        async with Wire(server.ports[Transport.HTTPS]) as wire:
+            async with JobClient.connect(context_to(wire.port)) as client:
+                async with aclosing(client.stream(job_id)) as events:
+                    await anext(events)
+                    assert connections_to(wire.port)  # positive control
+                for turns in range(0, 200, 5):  # of the loop: so far a call gets with its connection and its request
+                    wait = asyncio.create_task(client.wait(job_id))
+                    for _ in range(turns):
+                        await asyncio.sleep(0)
+                    wait.cancel()
+                    await asyncio.gather(wait, return_exceptions=True)
+            assert connections_to(wire.port) == []
+
+    asyncio.run(look_and_leave())
+
+
+def connections_to(port):
+    """The addresses of open sockets whose other end is the port."""
+    sockets = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return [
+        near
+        for _, near, far, *_, inode in (each[:10] for each in sockets)
+        if inode != "0" and far == f"0100007F:{port:04X}"
+    ]
+
+
+def test_a_key_that_no_header_can_hold_is_refused(server, context):
+    for key in ("a\r\nX-Evil: 1", "a\0", " a"):
+        error = refusal(context, lambda client, key=key: client.start(JobSpec(program="echo"), idempotency_key=key))
+        assert (error.code, "idempotency_key" in error.message) == (ErrorCode.INVALID_ARGUMENT, True)
+    assert not any("X-Evil" in headers for headers in server.https.seen)
+
+
+def test_a_host_that_cannot_be_is_named(authority, tmp_path):
+    directory = authority.context(tmp_path / "x", "alice", "a..b:443", Transport.HTTPS)
+    assert refusal(Context.load(directory)).message == "cannot reach a..b:443: host not found"
+
+
+def test_a_body_without_a_length_ends_with_its_connection(authority, context_to):
+    answer = b"HTTP/1.1 403 Forbidden\r\n\r\n" + b'{"error": "Error: go away"}'
+    with tls_server(authority, answer=answer) as (port, _):
+        assert refusal(context_to(port)).message == "go away"
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{", b"SSH-2.0-OpenSSH\r\n", b""])
+def test_an_answer_that_is_cut_or_none_is_told_apart(authority, context_to, answer):
+    with tls_server(authority, answer=answer) as (port, _):
+        error = refusal(context_to(port))
+    assert error.code is ErrorCode.UNAVAILABLE
+    assert "no HTTPS port" in error.message
 
 
 def test_more_streams_than_a_pool_has_connections_are_open_at_once(server, context):

@@ -2,14 +2,14 @@
 
 import asyncio
 import json
-import socket
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any, Final, Self
+from urllib.parse import urlencode
 
-import aiohttp
+import h11
 
 from jobworker import __version__
 from jobworker.client import documents
@@ -17,30 +17,21 @@ from jobworker.client.connection import (
     ACT_SECONDS,
     ANSWER_SECONDS,
     CONNECT_SECONDS,
-    KEEPALIVE_SECONDS,
-    KEEPALIVE_TIMEOUT_SECONDS,
     ListQuery,
     OutputQuery,
     Page,
+    utf8,
 )
-from jobworker.client.context import Context, Transport
-from jobworker.client.http_failure import broken, refusal
+from jobworker.client.context import Context, Token, Transport
+from jobworker.client.http_failure import CannotConnectError, broken, refusal
+from jobworker.client.http_link import Link
 from jobworker.client.model import Chunk, End, Job, Started
-from jobworker.client.unreachable import ENDED_EARLY, unreachable
-from jobworker.core.errors import ErrorCode, JobError
+from jobworker.core.errors import ErrorCode, JobError, invalid
 from jobworker.core.job_id import check_job_id
 from jobworker.core.spec import JobSpec
 from jobworker.core.times import rfc3339
 
-_BROKEN: Final = (aiohttp.ClientError, OSError)  # a TimeoutError is an OSError
-_BUFFER: Final = 1 << 20  # a reader that keeps up is not made to pause
-_KEEPALIVE: Final = (
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_SECONDS),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_TIMEOUT_SECONDS),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 1),
-    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, KEEPALIVE_SECONDS * 1000),
-)
+_BROKEN: Final = (CannotConnectError, h11.RemoteProtocolError, EOFError, OSError)  # a TimeoutError is an OSError
 
 
 class HttpsConnection:
@@ -49,28 +40,21 @@ class HttpsConnection:
     The token goes to the context's server and nowhere else: no proxy is asked, and a redirect is an error.
     """
 
-    def __init__(self, server: str, session: aiohttp.ClientSession) -> None:
+    def __init__(self, server: str, token: Token, tls: ssl.SSLContext) -> None:
         self._server = server
-        self._session = session
+        self._token = token
+        self._tls = tls
+        self._links: set[Link] = set()
 
     @classmethod
     @asynccontextmanager
     async def open(cls, context: Context) -> AsyncIterator[Self]:
         """A connection to the context's server, made on first use."""
-        server = context.address(Transport.HTTPS)
-        headers = {
-            "Authorization": f"Bearer {context.read_token().reveal()}",
-            "Accept-Encoding": "identity",
-            "User-Agent": f"jobworker/{__version__}",
-        }
-        async with aiohttp.ClientSession(
-            f"https://{server}/",
-            connector=aiohttp.TCPConnector(ssl=_tls(context), limit=0, socket_factory=_kept_alive),
-            headers=headers,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            read_bufsize=_BUFFER,
-        ) as session:
-            yield cls(server, session)
+        connection = cls(context.address(Transport.HTTPS), context.read_token(), _tls(context))
+        try:
+            yield connection
+        finally:
+            await asyncio.gather(*(link.close() for link in connection._links))
 
     async def reach(self) -> None:
         """Returns once the server has answered; UNAVAILABLE says why it does not."""
@@ -78,20 +62,23 @@ class HttpsConnection:
 
     async def start(self, spec: JobSpec, asked_limits: Collection[str], idempotency_key: str) -> Started:
         """Starts a job, or finds the one that the key has started before."""
-        answer, headers = await self._call(
-            "POST",
-            "jobs/start",
-            ACT_SECONDS,
-            json=documents.spec_to_document(spec, asked_limits),
-            headers={"Idempotency-Key": idempotency_key},
-        )
-        existed = headers.get("Idempotent-Replayed") == "true"
+        try:
+            answer, headers = await self._call(
+                "POST",
+                "jobs/start",
+                ACT_SECONDS,
+                document=documents.spec_to_document(spec, asked_limits),
+                headers={"Idempotency-Key": utf8("idempotency_key", idempotency_key)},
+            )
+        except h11.LocalProtocolError as error:
+            raise invalid("idempotency_key", idempotency_key, "what an HTTP header can hold") from error
+        existed = headers.get("idempotent-replayed") == "true"
         return Started(job=await self.status(answer["id"]), existed=existed)
 
     async def stop(self, job_id: str, grace: float, signal: int) -> Job:
         """Ends a job; `signal` comes first when there is a `grace`."""
         body = {"grace": grace, "signal": signal} if grace > 0 else None
-        await self._call("POST", f"jobs/{check_job_id(job_id)}/stop", grace + ACT_SECONDS, json=body)
+        await self._call("POST", f"jobs/{check_job_id(job_id)}/stop", grace + ACT_SECONDS, document=body)
         return await self.status(job_id)
 
     async def status(self, job_id: str) -> Job:
@@ -112,7 +99,7 @@ class HttpsConnection:
 
     async def signal(self, job_id: str, signal: int) -> None:
         """Sends `signal` to the job's main process."""
-        await self._call("POST", f"jobs/{check_job_id(job_id)}/signal", ANSWER_SECONDS, json={"signal": signal})
+        await self._call("POST", f"jobs/{check_job_id(job_id)}/signal", ANSWER_SECONDS, document={"signal": signal})
 
     async def list(self, query: ListQuery) -> Page:
         """One page of jobs, newest first."""
@@ -134,39 +121,65 @@ class HttpsConnection:
             params.append(("since", rfc3339(query.since)))
         if query.tail_lines is not None:
             params.append(("tail", str(query.tail_lines)))
-        timeout = aiohttp.ClientTimeout(connect=CONNECT_SECONDS)
         path = f"jobs/{check_job_id(query.job_id)}/output/stream"
         try:
-            async with self._session.get(
-                path, params=params, headers={"Accept": documents.FRAMES}, timeout=timeout, allow_redirects=False
-            ) as response:
+            async with self._ask("GET", path, params=params, headers={"Accept": documents.FRAMES}) as (response, link):
                 if not _is_success(response):
-                    raise refusal(response, await response.read(), self._server)
+                    raise refusal(response.status_code, _headers(response), await link.read(), self._server)
                 event: Chunk | End | None = None
                 while not isinstance(event, End):
-                    header = await response.content.readexactly(documents.FRAME_HEADER.size)
+                    header = await link.read_exactly(documents.FRAME_HEADER.size)
                     kind, length, offset, time = documents.FRAME_HEADER.unpack(header)
-                    payload = await response.content.readexactly(length)
-                    event = documents.event_from_frame(kind, offset, time, payload)
+                    event = documents.event_from_frame(kind, offset, time, await link.read_exactly(length))
                     yield event
-        except asyncio.IncompleteReadError as error:
-            raise unreachable(self._server, ENDED_EARLY) from error
         except _BROKEN as error:
             raise broken(error, self._server) from error
 
     async def _call(self, method: str, path: str, seconds: float, **request: Any) -> tuple[Any, Mapping[str, str]]:
         """The document that a call answers with, and the headers of the answer."""
-        timeout = aiohttp.ClientTimeout(total=seconds, connect=CONNECT_SECONDS)
         try:
-            async with self._session.request(
-                method, path, timeout=timeout, allow_redirects=False, **request
-            ) as response:
-                content = await response.read()
+            async with asyncio.timeout(seconds), self._ask(method, path, **request) as (response, link):
+                content = await link.read()
         except _BROKEN as error:
             raise broken(error, self._server) from error
+        headers = _headers(response)
         if not _is_success(response):
-            raise refusal(response, content, self._server)
-        return _document(content, self._server), response.headers
+            raise refusal(response.status_code, headers, content, self._server)
+        return _document(content, self._server), headers
+
+    @asynccontextmanager
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Sequence[tuple[str, str]] = (),
+        headers: Mapping[str, str] | None = None,
+        document: Any = None,
+    ) -> AsyncIterator[tuple[h11.Response, Link]]:
+        """The head of an answer, and the link that its body comes on, which is closed unless all of it is read."""
+        body = b"" if document is None else json.dumps(document).encode()
+        target = f"/{path}?{urlencode(params)}" if params else f"/{path}"
+        sent = {
+            "Host": self._server,
+            "Authorization": f"Bearer {self._token.reveal()}",
+            "User-Agent": f"jobworker/{__version__}",
+            "Accept-Encoding": "identity",
+            "Content-Length": str(len(body)),
+            **({"Content-Type": "application/json"} if body else {}),
+            **(headers or {}),
+        }
+        link = next((link for link in self._links if link.is_free), None)
+        if link is None:
+            host, _, port = self._server.rpartition(":")
+            link = await Link.open(host.strip("[]"), int(port), self._tls)
+            self._links.add(link)
+        try:
+            yield await link.ask(method, target, sent, body), link
+        finally:
+            if not link.is_free:
+                self._links.discard(link)
+                await link.close()
 
 
 def _tls(context: Context) -> ssl.SSLContext:
@@ -183,18 +196,14 @@ def _tls(context: Context) -> ssl.SSLContext:
     return tls
 
 
-def _kept_alive(address: aiohttp.AddrInfoType) -> socket.socket:
-    """A socket that notices a cut line, however long nothing is sent."""
-    family, kind, protocol, _, _ = address
-    made = socket.socket(family, kind, protocol)
-    for level, option, value in _KEEPALIVE:
-        made.setsockopt(level, option, value)
-    return made
-
-
-def _is_success(response: aiohttp.ClientResponse) -> bool:
+def _is_success(response: h11.Response) -> bool:
     """Whether it answers what was asked; a redirect does not."""
-    return HTTPStatus.OK <= response.status < HTTPStatus.MULTIPLE_CHOICES
+    return HTTPStatus.OK <= response.status_code < HTTPStatus.MULTIPLE_CHOICES
+
+
+def _headers(response: h11.Response) -> dict[str, str]:
+    """The headers by their names in lower case."""
+    return {name.decode("ascii"): value.decode("latin-1") for name, value in response.headers}
 
 
 def _document(body: bytes, server: str) -> Any:

@@ -1,20 +1,19 @@
 """Tells what a failed HTTPS call means: the one JobError behind a status or a broken connection."""
 
-import errno
 import json
+import socket
 import ssl
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
 from urllib.parse import unquote
-
-import aiohttp
 
 from jobworker.client import unreachable as words
 from jobworker.client.unreachable import took_too_long, unreachable
 from jobworker.core.errors import ErrorCode, JobError
 
-_CODE: Final = "Jobworker-Error"
-_MESSAGE: Final = "Jobworker-Message"
+_CODE: Final = "jobworker-error"
+_MESSAGE: Final = "jobworker-message"
 _CODES: Final = {code.value: code for code in ErrorCode}
 _BAD_TOKEN: Final = "bad authentication: the token is wrong, expired or revoked; store another one with: jobctl login"  # noqa: S105
 _CLOSED: Final = "the server closed the connection; it may be stopping, or be no HTTPS port"
@@ -36,33 +35,35 @@ _BY_STATUS: Final[dict[int, ErrorCode]] = {
 }
 
 
-def refusal(response: aiohttp.ClientResponse, body: bytes, server: str) -> JobError:
+class CannotConnectError(Exception):
+    """There was no connection to ask anything on, for this `reason`."""
+
+    def __init__(self, reason: OSError | UnicodeError) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def refusal(status: int, headers: Mapping[str, str], body: bytes, server: str) -> JobError:
     """What an answer other than 2xx means, with the server's exact code and message where it sent them."""
-    code = _CODES.get(response.headers.get(_CODE, ""))
-    if code is ErrorCode.UNAUTHENTICATED or response.status == HTTPStatus.UNAUTHORIZED:
+    code = _CODES.get(headers.get(_CODE, ""))
+    if code is ErrorCode.UNAUTHENTICATED or status == HTTPStatus.UNAUTHORIZED:
         return JobError(ErrorCode.UNAUTHENTICATED, _BAD_TOKEN)
-    told = unquote(response.headers.get(_MESSAGE, "")) or _told(body)
+    told = unquote(headers.get(_MESSAGE, "")) or _told(body)
     if code is not None and told:
         return JobError(code, told)
-    told = told or f"{server} answered with HTTP {response.status}; is this the HTTPS port of a jobworkerd?"
-    return JobError(_BY_STATUS.get(response.status, ErrorCode.INTERNAL), told)
+    told = told or f"{server} answered with HTTP {status}; is this the HTTPS port of a jobworkerd?"
+    return JobError(_BY_STATUS.get(status, ErrorCode.INTERNAL), told)
 
 
 def broken(error: Exception, server: str) -> JobError:
     """What it means that `server` has not answered at all, or not to the end."""
     match error:
-        case aiohttp.ConnectionTimeoutError():
-            return unreachable(server, words.SILENT)
+        case CannotConnectError():
+            return unreachable(server, _connecting(error.reason))
         case TimeoutError():
             return took_too_long(server)
-        case aiohttp.ClientConnectorDNSError():
-            return unreachable(server, words.NO_HOST)
-        case aiohttp.ClientConnectorCertificateError():
-            refused = error.certificate_error
-            is_name = isinstance(refused, ssl.SSLCertVerificationError) and refused.verify_code in _OTHER_NAME
-            return unreachable(server, words.OTHER_HOST if is_name else words.OTHER_CA)
-        case aiohttp.ClientConnectorError():
-            return unreachable(server, _connecting(error.os_error))
+        case EOFError():
+            return unreachable(server, words.ENDED_EARLY)
         case _:
             return unreachable(server, _CLOSED)
 
@@ -70,14 +71,22 @@ def broken(error: Exception, server: str) -> JobError:
 _OTHER_NAME: Final = (62, 64)  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
 
 
-def _connecting(error: OSError) -> str:
+def _connecting(error: OSError | UnicodeError) -> str:
     """Why there was no connection."""
-    if isinstance(error, ssl.SSLError):
-        is_plain = error.reason in {"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"}
-        return words.NO_TLS.format("HTTPS") if is_plain else words.NO_HANDSHAKE
-    if error.errno == errno.ECONNREFUSED:
-        return words.REFUSED
-    return error.strerror or words.NO_HANDSHAKE
+    match error:
+        case TimeoutError():
+            return words.SILENT
+        case socket.gaierror() | UnicodeError():
+            return words.NO_HOST
+        case ssl.SSLCertVerificationError():
+            return words.OTHER_HOST if error.verify_code in _OTHER_NAME else words.OTHER_CA
+        case ssl.SSLError():
+            is_plain = error.reason in {"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"}
+            return words.NO_TLS.format("HTTPS") if is_plain else words.NO_HANDSHAKE
+        case ConnectionRefusedError():
+            return words.REFUSED
+        case _:
+            return error.strerror or words.NO_HANDSHAKE
 
 
 def _told(body: bytes) -> str:
