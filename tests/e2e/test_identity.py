@@ -5,6 +5,7 @@ import datetime as dt
 import os
 import socket
 import ssl
+import time
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from host import needs_root
 
-from jobworker.access.certificates import BACKDATED
+from jobworker.access.certificates import BACKDATED, create_issuing_ca, create_root_ca, issue_user
 from jobworker.api.grpc._generated import jobworker_pb2 as pb2
 from jobworker.api.grpc._generated.jobworker_pb2_grpc import JobWorkerStub
 from jobworker.core.errors import ErrorCode, JobError
@@ -395,6 +396,43 @@ async def test_an_expired_certificates_calls_end_and_the_jobs_go_on(daemon):
         await refused_within(1, dave.status(job.id))
         assert (await admin.status(job.id)).state is State.RUNNING
         await admin.stop(job.id)
+
+
+async def test_users_of_a_ca_come_and_go_with_it(own_daemon, eventually):
+    """A3, A9: without a restart, in calls that last too; a broken bundle changes nothing."""
+    own_daemon.start()
+    bundle = own_daemon.directory / "pki/bundle.crt"
+    ours = bundle.read_bytes()
+    other = create_issuing_ca(create_root_ca(time.time()), time.time())
+    alice = issue_user(other, "alice", "jobworker.internal", time.time())
+    chain = alice.certificate_pem() + other.certificate_pem()
+    shown = grpc.ssl_channel_credentials(ours, alice.key_pem(), chain)
+
+    async def is_believed():
+        return await answer(own_daemon, shown, list_jobs) is None
+
+    def is_logged(what, times):
+        return own_daemon.log.read_text().count(what) >= times
+
+    assert not await is_believed()
+    bundle.write_bytes(ours + other.certificate_pem())
+    await asyncio.to_thread(eventually, lambda: is_logged("loaded again", 1))
+    assert await is_believed()
+    async with own_daemon.client() as everyday, grpc.aio.secure_channel(own_daemon.address, shown) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        await watch.read()
+        bundle.write_text("-----BEGIN CERTIFICATE-----\nbroken\n")
+        await asyncio.to_thread(eventually, lambda: is_logged("stays as it was", 1))
+        assert await is_believed()
+        bundle.write_bytes(ours)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await watch.read()
+        assert_refused(refused.value, "no trusted CA")
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await list_jobs(channel)
+        assert_refused(refused.value, "no trusted CA")
+        assert [page async for page in everyday.list()] == [[]]
+    assert not await is_believed()
 
 
 async def test_a_stream_that_is_never_read_ends_with_its_users_access(daemon, eventually):

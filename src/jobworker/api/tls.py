@@ -1,4 +1,4 @@
-"""What both doors prove themselves with: the server's key and certificate chain, as the files have them now."""
+"""What the doors prove themselves with, and the CAs whose users they believe: as the files have them now."""
 
 import logging
 import ssl
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from jobworker.access.certificates import KeyRefused, read_key, server_key_type
+from jobworker.access.certificates import CertificateRefused, KeyRefused, TrustBundle, read_key, server_key_type
 
 _log: Final = logging.getLogger(__name__)
 
@@ -25,22 +25,31 @@ class _Loaded:
     key_type: str
     key: bytes
     certificate: bytes
+    ca: bytes
+    bundle: TrustBundle
     https: ssl.SSLContext
 
 
 class ServerCertificate:
-    """The certificate that the doors show from the next handshake on; connections that are open keep theirs."""
+    """The certificate that the doors show from the next handshake on, and the CAs that they ask for.
+
+    Connections that are open keep the certificate; their users are believed as long as their CA is.
+    """
 
     def __init__(self, files: TlsFiles) -> None:
         """Reads the files; KeyRefused when they cannot be used."""
         self._files = files
-        self.ca = files.ca.read_bytes()
         self._loaded = _load(files)
 
     @property
-    def pem(self) -> tuple[bytes, bytes]:
-        """Key and certificate chain."""
-        return self._loaded.key, self._loaded.certificate
+    def grpc(self) -> tuple[bytes, bytes, bytes]:
+        """Key, certificate chain and the users' CAs."""
+        return self._loaded.key, self._loaded.certificate, self._loaded.ca
+
+    @property
+    def bundle(self) -> TrustBundle:
+        """The users' CAs."""
+        return self._loaded.bundle
 
     @property
     def https(self) -> ssl.SSLContext:
@@ -51,16 +60,16 @@ class ServerCertificate:
         """Reads the files again; what cannot be used changes nothing but the log."""
         try:
             fresh = _load(self._files)
-        except (KeyRefused, OSError) as error:
-            _log.warning("the server's certificate stays as it was: %s", error)
+        except (CertificateRefused, KeyRefused, OSError) as error:
+            _log.warning("the server's certificate stays as it was, and so do the users' CAs: %s", error)
             return
         if fresh.key_type != self._loaded.key_type:
             # The cipher suites that gRPC was loaded with leave out TLS 1.2 for one type of key only.
             _log.warning("the server's certificate stays as it was: a key of another type needs a restart")
             return
-        if fresh.certificate != self._loaded.certificate:
+        if (fresh.certificate, fresh.ca) != (self._loaded.certificate, self._loaded.ca):
             self._loaded = fresh
-            _log.info("the server's certificate was loaded again")
+            _log.info("the server's certificate and the users' CAs were loaded again")
 
 
 def _load(files: TlsFiles) -> _Loaded:
@@ -69,4 +78,12 @@ def _load(files: TlsFiles) -> _Loaded:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.set_alpn_protocols(["http/1.1"])
     context.load_cert_chain(files.certificate, files.key)
-    return _Loaded(key_type, read_key(files.key, "server key"), files.certificate.read_bytes(), context)
+    ca = files.ca.read_bytes()
+    return _Loaded(
+        key_type=key_type,
+        key=read_key(files.key, "server key"),
+        certificate=files.certificate.read_bytes(),
+        ca=ca,
+        bundle=TrustBundle.from_pem(ca),
+        https=context,
+    )

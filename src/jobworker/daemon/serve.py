@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -30,7 +31,9 @@ from jobworker.runtime.inotify import Inotify
 from jobworker.runtime.launcher_client import LauncherClient
 
 if TYPE_CHECKING:
+    from jobworker.api.grpc.identity import Identity
     from jobworker.api.held_calls import HeldCalls
+    from jobworker.api.tls import ServerCertificate
     from jobworker.service import Service
 
 _log: Final = logging.getLogger("jobworkerd")
@@ -172,7 +175,6 @@ def _run(config: Config, launcher: LauncherClient) -> int:
 
 async def _serve(config: Config, launcher: LauncherClient) -> int:
     # grpc reads the cipher suites when it is loaded.
-    from jobworker.access.certificates import TrustBundle  # noqa: PLC0415
     from jobworker.api.grpc.identity import Identity  # noqa: PLC0415
     from jobworker.api.grpc.server import GrpcServer  # noqa: PLC0415
     from jobworker.api.held_calls import HeldCalls  # noqa: PLC0415
@@ -207,19 +209,18 @@ async def _serve(config: Config, launcher: LauncherClient) -> int:
                 programs=config.jobs.programs,
             ),
         )
-        bundle = TrustBundle.from_pem(config.tls.ca.read_bytes())
         held = HeldCalls()
-        identity = Identity(database, bundle, config.tls.trust_domain, held)
         certificate = ServerCertificate(
             TlsFiles(key=config.tls.key, certificate=config.tls.certificate, ca=config.tls.ca)
         )
+        identity = Identity(database, certificate.bundle, config.tls.trust_domain, held)
         try:
             with ExitStack() as watches:
                 launchers = LauncherWatch(launcher, stop)
                 watches.callback(launchers.close)
                 _watch(watches, config.directory / f"{DATABASE}-wal", held.recheck)
-                for place in {config.tls.key.parent, config.tls.certificate.parent}:
-                    _watch(watches, place, certificate.reload)
+                for place in {path.parent for path in (config.tls.key, config.tls.certificate, config.tls.ca)}:
+                    _watch(watches, place, partial(_reload, certificate, identity, held))
                 doors: dict[str, Door] = {}
                 async with AsyncExitStack() as on_failure:
                     doors["grpc"] = await GrpcServer.start(
@@ -241,6 +242,13 @@ async def _serve(config: Config, launcher: LauncherClient) -> int:
             await service.close()
     finally:
         await database.close()
+
+
+def _reload(certificate: "ServerCertificate", identity: "Identity", held: "HeldCalls") -> None:
+    """Takes what the files of keys and certificates hold now."""
+    certificate.reload()
+    identity.believe(certificate.bundle)
+    held.recheck()
 
 
 def _tell_ready(config: Config, doors: Mapping[str, Door]) -> None:

@@ -42,9 +42,15 @@ class Identity:
         self._clock = clock
         self._read = lru_cache(_KNOWN_CERTIFICATES)(self._verify)
 
+    def believe(self, bundle: TrustBundle) -> None:
+        """From now on these are the CAs whose users are believed."""
+        if bundle is not self._bundle:
+            self._bundle = bundle
+            self._read.cache_clear()
+
     def identify(self, context: grpc.aio.ServicerContext[Any, Any]) -> Principal:
         """The principal of a call; UNAUTHENTICATED when the certificate proves none at this moment."""
-        user = self._user_of(context)
+        user = self.user_of(*_shown(context))
         role = self.check(user)
         return identified(
             name=user.name, role=role, credential=f"certificate serial {user.serial}", source=context.peer()
@@ -52,7 +58,7 @@ class Identity:
 
     def hold(self, context: grpc.aio.ServicerContext[Any, Any]) -> AbstractAsyncContextManager[None]:
         """Ends what is done inside when the caller may not go on; see `HeldCalls.hold`."""
-        return self._held.hold(_ProvenCertificate(self, self._user_of(context)))
+        return self._held.hold(_ProvenCertificate(self, *_shown(context)))
 
     def check(self, user: VerifiedUser) -> Role:
         """The user's role now, when certificate and user are still good; otherwise CertificateRefused."""
@@ -69,12 +75,9 @@ class Identity:
             raise CertificateRefused("it has been revoked; ask the operator for a new one")
         return Role(known.role)
 
-    def _user_of(self, context: grpc.aio.ServicerContext[Any, Any]) -> VerifiedUser:
-        proven = context.auth_context()
-        leaf = b"".join(proven.get(_LEAF) or ())
-        if not leaf:
-            raise CertificateRefused("a client certificate is needed")
-        return self._read(leaf, b"".join(proven.get(_CHAIN) or ()))
+    def user_of(self, leaf: bytes, chain: bytes) -> VerifiedUser:
+        """Whose certificate it is; CertificateRefused when the CAs of this moment do not vouch for it."""
+        return self._read(leaf, chain)
 
     def _verify(self, leaf: bytes, chain: bytes) -> VerifiedUser:
         """Everything that time cannot change, once for each certificate; no leaf of ours outlives its issuer."""
@@ -83,14 +86,23 @@ class Identity:
         return user
 
 
+def _shown(context: grpc.aio.ServicerContext[Any, Any]) -> tuple[bytes, bytes]:
+    """Leaf and chain that the handshake has proven."""
+    proven = context.auth_context()
+    leaf = b"".join(proven.get(_LEAF) or ())
+    if not leaf:
+        raise CertificateRefused("a client certificate is needed")
+    return leaf, b"".join(proven.get(_CHAIN) or ())
+
+
 class _ProvenCertificate:
     """The certificate of a call that lasts."""
 
-    def __init__(self, identity: Identity, user: VerifiedUser) -> None:
+    def __init__(self, identity: Identity, leaf: bytes, chain: bytes) -> None:
         self._identity = identity
-        self._user = user
-        self.expires_at = user.not_after
+        self._shown = leaf, chain
+        self.expires_at = identity.user_of(leaf, chain).not_after
         self.expired: JobError = CertificateRefused("it has expired meanwhile")
 
     def check(self) -> None:
-        self._identity.check(self._user)
+        self._identity.check(self._identity.user_of(*self._shown))

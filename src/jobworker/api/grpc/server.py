@@ -103,18 +103,19 @@ class GrpcServer:
 
 
 def _credentials(certificate: ServerCertificate) -> grpc.ServerCredentials:
-    """Shows the certificate as it is at each handshake, and asks for the user's."""
-    shown = certificate.pem
+    """Shows the certificate as it is at each handshake, and asks for one of the users' CAs of that moment."""
+    shown = certificate.grpc
 
     def configuration() -> grpc.ServerCertificateConfiguration:
-        return grpc.ssl_server_certificate_configuration([shown], root_certificates=certificate.ca)
+        key, chain, ca = shown
+        return grpc.ssl_server_certificate_configuration([(key, chain)], root_certificates=ca)
 
     def changed() -> grpc.ServerCertificateConfiguration | None:
         # Called by grpc, on a thread of its own choice, before every handshake.
         nonlocal shown
-        if certificate.pem == shown:
+        if certificate.grpc == shown:
             return None
-        shown = certificate.pem
+        shown = certificate.grpc
         return configuration()
 
     return grpc.dynamic_ssl_server_credentials(
