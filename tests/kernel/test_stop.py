@@ -5,6 +5,7 @@ import os
 import signal
 import statistics
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,40 @@ async def test_stop_ends_a_job_that_is_frozen(worker: Worker, state: Path) -> No
     assert (await worker.status(job.id)).state is State.RUNNING
     assert (await worker.stop(job.id)).state is State.STOPPED
     assert job_groups(state) == []
+
+
+@pytest.fixture
+def frozen() -> Iterator[Path]:
+    """A group in the freezer of version 1, as the host's administrator makes one; everything in it is frozen."""
+    tree = Path("/sys/fs/cgroup/freezer")
+    if not (tree / "cgroup.procs").exists():
+        pytest.skip("needs the freezer of cgroup v1")
+    group = tree / f"jobworker-test-{os.getpid()}"
+    group.mkdir()
+    (group / "freezer.state").write_text("FROZEN")
+    try:
+        yield group
+    finally:
+        (group / "freezer.state").write_text("THAWED")
+        group.rmdir()
+
+
+@pytest.mark.layout
+async def test_stop_ends_a_job_that_the_freezer_of_v1_holds(worker: Worker, state: Path, frozen: Path) -> None:
+    """P1. The control: a stranger in the same group is killed and does not die, and stays frozen."""
+    job = await start_talking(worker, _sh("sleep 1000 & echo ready; while :; do :; done"))
+    stranger = await asyncio.create_subprocess_exec("/bin/sleep", "1000")
+    for pid in (stranger.pid, *job_processes(state, job.id)):
+        (frozen / "cgroup.procs").write_text(str(pid))
+    await eventually(lambda: (frozen / "freezer.state").read_text() == "FROZEN\n")
+    stranger.kill()
+    try:
+        assert (await worker.stop(job.id)).state is State.STOPPED
+        assert job_groups(state) == []
+        assert (frozen / "cgroup.procs").read_text() == f"{stranger.pid}\n"
+    finally:
+        (frozen / "freezer.state").write_text("THAWED")
+        await stranger.wait()
 
 
 async def test_stop_ends_a_job_that_is_traced(worker: Worker, state: Path, tmp_path: Path) -> None:

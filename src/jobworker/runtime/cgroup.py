@@ -18,7 +18,7 @@ from typing import Any, Final
 from jobworker.core.errors import ErrorCode, JobError
 from jobworker.core.outcome import Usage
 from jobworker.core.spec import Limits
-from jobworker.runtime import kernel_file, linux
+from jobworker.runtime import freezer, kernel_file, linux
 from jobworker.runtime.block_device import is_stacked
 from jobworker.runtime.cgroup_hierarchy import Hierarchy
 from jobworker.runtime.cgroup_knob import Knob, knobs_v1, knobs_v2
@@ -143,7 +143,12 @@ class Cgroup:
         return self._v2 is not None and os.path.exists(f"{self._v2}/cgroup.kill")
 
     def kill(self) -> None:
-        """SIGKILL to every process in the group: all at once where a v2 tree can do it, else each."""
+        """SIGKILL to every process in the group, and those that a freezer holds are let go to die of it."""
+        self._send_kill()
+        freezer.release(self._members())
+
+    def _send_kill(self) -> None:
+        """To all at once where a v2 tree can do it, else to each."""
         try:
             if self._v2 is not None:
                 kernel_file.write(f"{self._v2}/cgroup.kill", "1")
@@ -153,6 +158,9 @@ class Cgroup:
         for _, path in self._places:
             for pid in kernel_file.read_or_empty(f"{path}/cgroup.procs").split():
                 _kill_member(pid, f"{path}/cgroup.procs")
+
+    def _members(self) -> set[str]:
+        return {pid for _, path in self._places for pid in kernel_file.read_or_empty(f"{path}/cgroup.procs").split()}
 
     def wait_empty(self, timeout: float = _REMOVE_TIMEOUT) -> None:
         """Returns when no process is in the group any more, told by the kernel; TimeoutError."""
@@ -179,9 +187,7 @@ class Cgroup:
         # Version 1 notifies through a helper program of the host only, which is not ours to set;
         # so each process that is still there tells its own end.
         deadline = time.monotonic() + timeout
-        while pids := {
-            pid for _, path in self._places for pid in kernel_file.read_or_empty(f"{path}/cgroup.procs").split()
-        }:
+        while pids := self._members():
             for pid in pids:
                 if not _has_ended(int(pid), deadline - time.monotonic()):
                     raise TimeoutError("processes of the job are still alive")
