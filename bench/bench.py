@@ -36,6 +36,7 @@ from jobworker.client.channel import open_channel
 from jobworker.client.context import Context, Transport
 from jobworker.client.job_client import JobClient
 from jobworker.client.model import Chunk, Job
+from jobworker.core.errors import JobError
 from jobworker.core.lifecycle import State
 
 FLOOR: Final = Path(__file__).parent / "floor"
@@ -216,6 +217,11 @@ class Server:
     @property
     def context_directory(self) -> Path:
         return self.state / "clients" / "admin"
+
+    def add_user(self, name: str) -> Path:
+        """The context of a new user."""
+        self._command("user", "add", name, "--dir", self.state)
+        return self.state / "clients" / name
 
     def client(self, transport: Transport = Transport.GRPC) -> contextlib.AbstractAsyncContextManager[JobClient]:
         return JobClient.connect(Context.load(self.context_directory), transport)
@@ -617,6 +623,102 @@ async def serve_bare(pki: Path, size: int, chunk_size: int) -> None:
     await server.wait_for_termination()
 
 
+async def busy(bench: Bench, server: Server) -> Row:
+    return await _beside_streams(bench, server, Transport.GRPC)
+
+
+async def busy_https(bench: Bench, server: Server) -> Row:
+    return await _beside_streams(bench, server, Transport.HTTPS)
+
+
+async def _beside_streams(bench: Bench, server: Server, transport: Transport) -> Row:
+    """How long a status and a list take while 100 readers in another process read as fast as they can."""
+    count = bench.choose(300, 2000)
+    async with server.client() as client:
+        started = await client.start(_writes(256 * MiB))
+        await client.wait(started.job.id)
+        calls = (timed(lambda: client.status(started.job.id)), timed(lambda: anext(client.list(page_size=20))))
+        alone = [await call(count) for call in calls]
+        command = [sys.executable, __file__, "--read-on", server.context_directory, transport.value, started.job.id]
+        readers = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+        try:
+            assert readers.stdout is not None
+            await readers.stdout.readline()
+            beside = [await call(count) for call in calls]
+        finally:
+            readers.terminate()
+            rate = (await readers.communicate())[0].decode()
+    slowest = max(quantile(times, 0.99) for times in beside)
+    return Row(
+        f"status, list beside 100 {transport.value} streams",
+        ", ".join(f"p99 {quantile(times, 0.99) * 1e3:.1f} ms" for times in beside),
+        f"{rate.strip()} MB/s meanwhile; alone: "
+        + ", ".join(f"p99 {quantile(times, 0.99) * 1e3:.1f}" for times in alone),
+        slowest / max(quantile(times, 0.99) for times in alone),
+        "p99 < 50 ms",
+        slowest < 0.05,
+    )
+
+
+async def read_on(context: Path, transport: Transport, job_id: str) -> None:
+    """The other process of `_beside_streams`; says when all readers read, and in the end how much a second it was."""
+    received, stop = 0, asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+
+    async def read(client: JobClient, begun: asyncio.Event) -> None:
+        nonlocal received
+        while True:
+            async for event in client.stream(job_id):
+                begun.set()
+                received += len(event.data) if isinstance(event, Chunk) else 0
+
+    async with JobClient.connect(Context.load(context), transport) as client:
+        begun = [asyncio.Event() for _ in range(100)]
+        readers = [asyncio.create_task(read(client, each)) for each in begun]
+        await asyncio.gather(*(each.wait() for each in begun))
+        begin, before = time.perf_counter(), received
+        print("reading", flush=True)
+        await stop.wait()
+        print(f"{(received - before) / (time.perf_counter() - begin) / 1e6:.0f}", flush=True)
+        for reader in readers:
+            reader.cancel()
+        await asyncio.gather(*readers, return_exceptions=True)
+
+
+async def crowd(bench: Bench, server: Server) -> Row:
+    """How long a user's start takes while another user asks for 10,000."""
+    count = bench.choose(60, 300)
+    contexts = [server.add_user(name) for name in ("other", "crowd")]
+    async with JobClient.connect(Context.load(contexts[0])) as client:
+        start = timed(lambda: client.start(TRUE))
+        alone = await start(count)
+        command = [sys.executable, __file__, "--ask", contexts[1]]
+        asking = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+        try:
+            assert asking.stdout is not None
+            await asking.stdout.readline()
+            beside = await start(count)
+        finally:
+            asking.terminate()
+            await asking.wait()
+    ratio = quantile(beside, 0.99) / quantile(alone, 0.99)
+    return Row("start beside another's 10,000", in_ms(beside), f"alone: {in_ms(alone)}", ratio, "p99 < 2 x", ratio < 2)
+
+
+async def ask(context: Path) -> None:
+    """The other process of `crowd`; says when it has got going."""
+    async with JobClient.connect(Context.load(context)) as client:
+
+        async def start() -> None:
+            with contextlib.suppress(JobError):  # more than one user may have
+                await client.start(FOREVER)
+
+        await start()
+        print("asking", flush=True)
+        await at_once(1000, [start] * 10_000)
+        await asyncio.Event().wait()
+
+
 async def capture(bench: Bench) -> Row:
     size = 2 * GiB
     async with await Worker.open(bench.directory()) as worker:
@@ -882,6 +984,9 @@ SERVED: Final = {
     "replay": replay,
     "replay-https": replay_https,
     "wrk": wrk,
+    "busy": busy,
+    "busy-https": busy_https,
+    "crowd": crowd,
     "followers": followers,
     "latency": latency,
     "idle": idle,
@@ -893,7 +998,7 @@ SERVED: Final = {
 PEERS: Final = ("bwrap", "ssh", "docker", "podman")
 ORDER: Final = (
     *("library", "library-16", "grpc", "grpc-16", "https", "wrk", *PEERS, "replay", "replay-https", "capture"),
-    *("followers", "latency", "idle", "memory", "growth", "restart", "jobctl"),
+    *("busy", "busy-https", "crowd", "followers", "latency", "idle", "memory", "growth", "restart", "jobctl"),
 )
 
 
@@ -949,6 +1054,10 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--serve-bare"]:
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
         asyncio.run(serve_bare(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])))
+    elif sys.argv[1:2] == ["--read-on"]:
+        asyncio.run(read_on(Path(sys.argv[2]), Transport(sys.argv[3]), sys.argv[4]))
+    elif sys.argv[1:2] == ["--ask"]:
+        asyncio.run(ask(Path(sys.argv[2])))
     elif sys.argv[1:2] == ["--serve-constant"]:
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
         import uvloop
