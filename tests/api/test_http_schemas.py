@@ -2,6 +2,7 @@
 
 import json
 import os
+from base64 import b64encode
 from dataclasses import fields
 
 import pytest
@@ -32,6 +33,17 @@ def test_every_word_survives_json(data):
     told = json.loads(word.dump_json(text))
     assert word.validate_python(told) == text
     assert isinstance(told, str) == (data.decode("utf-8", "ignore").encode() == data)
+
+
+@pytest.mark.parametrize(("field", "name"), [("program", "program"), ("workdir", "workdir"), ("ioDevice", "io_device")])
+def test_a_path_is_text_or_bytes_for_the_server_and_in_its_document(field, name):
+    """S9."""
+    path = b"/caf\xe9"
+    made = spec(**{"ioReadIops": 5, field: {"base64": b64encode(path).decode()}})
+    assert os.fsencode(getattr(made.limits if field == "ioDevice" else made, name)) == path
+    described = json.dumps(StartJob.model_json_schema()["properties"][field])
+    assert '"pattern": "^' in described
+    assert '"required": ["base64"]' in described
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,12 @@ def is_for_this_host(body: Any) -> bool:
     """Whether a start names no directory or device that may not be there, and no bytes that are no word."""
     if not isinstance(body, dict) or "program" not in body:
         return True
-    if any(isinstance(body.get(name), str) for name in ("workdir", "rootfs", "ioDevice")):
+    if any(isinstance(body.get(name), (str, dict)) for name in ("workdir", "rootfs", "ioDevice")):
+        return False
+    if isinstance(body["program"], dict):  # bytes, of which hardly any are a path
         return False
     environment = body.get("env")
-    words = [
-        body["program"],
-        *(body.get("args") or ()),
-        *(environment.values() if isinstance(environment, dict) else ()),
-    ]
+    words = [*(body.get("args") or ()), *(environment.values() if isinstance(environment, dict) else ())]
     return not any(isinstance(word, dict) and not is_word(word.get("base64")) for word in words)
 
 

@@ -62,14 +62,18 @@ Program = Annotated[
     BeforeValidator(_read),
     PlainSerializer(_write),
     WithJsonSchema(
-        {**_PROGRAM, "description": f"A path, or a name in the server's PATH: {_ALLOWED}.", "examples": ["/bin/sleep"]}
+        {
+            "anyOf": [_PROGRAM, _BYTES],
+            "description": f"A path, or a name in the server's PATH: {_ALLOWED}.",
+            "examples": ["/bin/sleep"],
+        }
     ),
 ]
 Place = Annotated[
     str,
     BeforeValidator(_read),
     PlainSerializer(_write),
-    WithJsonSchema({**_PLACE, "description": f"An absolute path: {_ALLOWED}."}),
+    WithJsonSchema({"anyOf": [_PLACE, _BYTES], "description": f"An absolute path: {_ALLOWED}."}),
 ]
 Argument = Annotated[
     str, BeforeValidator(_read_argument), PlainSerializer(_write), WithJsonSchema({"anyOf": [_TEXT, _NUMBER, _BYTES]})
