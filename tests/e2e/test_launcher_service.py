@@ -17,18 +17,19 @@ SERVICE = {"user": 199_999, "group": 199_999, "extra_groups": []}
 
 
 class LauncherService:
-    """A running `jobworkerd launcher`."""
+    """A running `jobworkerd launcher`, as its unit has it: with UMask=0077, in a directory that it makes itself."""
 
     def __init__(self, daemon, socket_path):
         self._command = [*daemon.serve_command[:3], "launcher", "--listen", str(socket_path)]
         self._command += ["--config", str(daemon.directory / "jobworker.toml")]
         self._environment = daemon.installation.environment
         self._socket = socket_path
+        self._log = socket_path.parent.with_name("log")
         self.process = None
 
     def start(self, eventually):
-        with self._socket.with_name("log").open("a") as log:
-            self.process = subprocess.Popen(self._command, env=self._environment, cwd="/", stderr=log)
+        with self._log.open("a") as log:
+            self.process = subprocess.Popen(self._command, env=self._environment, cwd="/", stderr=log, umask=0o077)
         eventually(lambda: self._socket.exists() or self.process.poll() is not None)
 
     def try_to_start(self):
@@ -37,7 +38,7 @@ class LauncherService:
         )
 
     def log(self):
-        return self._socket.with_name("log").read_text()
+        return self._log.read_text()
 
     def stop(self):
         self.process.terminate()
@@ -54,9 +55,10 @@ def service(state, installation, daemon, eventually):
     served.identity = SERVICE
     place = Path("/run") / f"jobworker-test-{os.getpid()}"
     place.mkdir(mode=0o755)
-    launchers = LauncherService(served, place / "launcher")
+    socket_path = place / "made" / "launcher"
+    launchers = LauncherService(served, socket_path)
     launchers.start(eventually)
-    served.serve_options = ["--launcher", str(place / "launcher")]
+    served.serve_options = ["--launcher", str(socket_path)]
     try:
         yield served, launchers
         served.clear()

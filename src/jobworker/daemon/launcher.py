@@ -47,11 +47,12 @@ def serve_launchers(config_path: Path, listen_path: Path) -> int:
 
 def _listen(path: Path, account: Account) -> socket.socket:
     """A socket that the account alone may open; it is in its place when it can be opened, and replaces an older one."""
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    before = os.umask(0o177)
+    before = os.umask(0o022)  # a service's own may keep the account from what is made here
     try:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        os.umask(0o177)
         listener.bind(str(draft))
     finally:
         os.umask(before)
