@@ -27,13 +27,15 @@ def find_hierarchies(mountinfo: str, delegated: str = "") -> list[Hierarchy]:
     """
     found: dict[str, Hierarchy] = {}
     for mount in parse_mountinfo(mountinfo):
-        if not os.path.exists(f"{mount.path}/cgroup.procs"):
-            continue  # no tree, or one that another mount lies over, as in a container
+        # One that another mount lies over, as in a container, is in the list and cannot be reached. What is no
+        # tree is left alone: a file server that is gone does not answer.
+        if not mount.kind.startswith("cgroup") or not os.path.exists(f"{mount.path}/cgroup.procs"):
+            continue
         if mount.kind == "cgroup2":
             path = mount.path + delegated
             controllers = tuple(kernel_file.read(f"{path}/cgroup.controllers").split())
             found.setdefault("v2", Hierarchy(path, controllers, is_v2=True))
-        elif mount.kind == "cgroup":
+        else:
             mounted = mount.file_system_options.split(",")
             controllers = tuple(name for name in _USED_V1 if name in mounted)
             if controllers:
