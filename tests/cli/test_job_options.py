@@ -16,11 +16,11 @@ def test_every_limit_has_an_option():
         program="p",
         cpu="500m",
         memory="64M",
-        pids=7,
+        pids="7",
         io_read="1M",
         io_write="2M/s",
-        io_read_iops=3,
-        io_write_iops=4,
+        io_read_iops="3",
+        io_write_iops="4",
         io_device="/srv",
         timeout="1h30m",
         output_limit="1k",
@@ -49,8 +49,8 @@ def test_io_counts_for_both_directions_unless_one_is_given():
     assert (limits.io_read_bps, limits.io_write_bps) == (10 << 20, 1 << 20)
 
 
-def test_0_lifts_a_limit():
-    order = read_order(program="p", memory="0", timeout="0", output_limit="0")
+def test_unlimited_lifts_a_limit():
+    order = read_order(program="p", memory="unlimited", timeout="unlimited", output_limit="0")
     assert (order.spec.limits.memory, order.spec.limits.timeout) == (None, None)
     assert order.spec.limits.output_bytes == 0
     assert set(order.asked_limits) == {"memory", "timeout", "output_bytes"}
@@ -68,6 +68,14 @@ def test_the_environment_comes_from_files_options_and_our_own(tmp_path, monkeypa
     ("options", "complaint"),
     [
         ({"cpu": "many"}, "--cpu: 'many'"),
+        ({"cpu": "0"}, "--cpu: '0' is not valid; allowed: more than 0, or unlimited"),
+        ({"memory": "0M"}, "--memory: '0M'"),
+        ({"timeout": "0s"}, "--timeout: '0s'"),
+        ({"pids": "0"}, "--pids: '0'"),
+        ({"pids": "many"}, "--pids: 'many' is not valid; allowed: a whole number, or unlimited"),
+        ({"io": "0"}, "--io-read: '0'"),
+        ({"io_read_iops": "-1"}, "--io-read-iops: '-1'"),
+        ({"memory": ""}, "--memory: ''"),
         ({"memory": "64X"}, "--memory: '64X'"),
         ({"timeout": "soon"}, "--timeout: 'soon'"),
         ({"io": "fast"}, "--io-read: 'fast'"),

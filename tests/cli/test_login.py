@@ -93,9 +93,33 @@ def test_a_token_that_is_not_taken_is_not_kept(address, jobctl, ca, saved, token
 
 def test_a_token_that_may_not_list_is_good_all_the_same(server, address, jobctl, ca, saved):
     refusal = {"Jobworker-Error": "permission_denied", "Jobworker-Message": "unauthorized%20action"}
-    server.https.answers = [(200, {}, b"{}"), (403, refusal, b'{"error": "Error: unauthorized action"}')]
+    denied = (403, refusal, b'{"error": "Error: unauthorized action"}')
+    server.https.answers = [(200, {}, b"{}"), denied, denied]
     assert jobctl("login", "work", "--server", address, "--ca", ca, input=TOKEN.encode()).returncode == 0
     assert (saved / "token").exists()
+
+
+def test_a_token_of_another_user_is_not_kept(server, jobctl, tmp_path):
+    refusal = {"Jobworker-Error": "permission_denied", "Jobworker-Message": "unauthorized%20action"}
+    denied = (403, refusal, b'{"error": "Error: unauthorized action"}')
+    server.https.token = "jw1_bbbbbbbbbbbb_secret-of-bob_abcdef"
+    server.https.answers = [(200, {}, b"{}"), denied]
+    done = jobctl("login", input=server.https.token.encode())
+    assert (done.returncode, done.stdout) == (125, b"")
+    assert b"the token is good, but not alice's; say whose it is with --as USER" in done.stderr
+    assert Context.load(tmp_path / "clients/alice").read_token().reveal() == TOKEN
+
+
+def test_a_token_that_takes_anothers_place_says_so(server, jobctl):
+    assert b"in place of the one before" in jobctl("login", input=TOKEN.encode()).stderr
+
+
+def test_a_kept_token_that_is_none_is_named_by_its_file(jobctl, tmp_path):
+    file = tmp_path / "clients/alice/token"
+    file.write_text("two words")
+    done = jobctl("list")
+    assert done.returncode == 125
+    assert f"{file} holds no token; store one with: jobctl login".encode() in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,16 @@ def test_start_prints_the_bare_id_on_stdout_and_words_on_stderr(server, jobctl):
     done = jobctl("start", "--name", "n", "-l", "a=b", "--", "echo", "-n", "")
     assert done.returncode == 0
     assert uuid.UUID(done.stdout.decode().removesuffix("\n"))
-    assert b"jobctl logs" in done.stderr
+    assert f"jobctl logs {done.stdout.decode().strip()}\n".encode() in done.stderr
     spec = server.last(pb2.StartRequest).spec
     assert (spec.name, dict(spec.labels), list(spec.args)) == ("n", {"a": "b"}, [b"-n", b""])
+
+
+def test_the_hint_of_start_repeats_how_the_server_was_reached(transport, jobctl, tmp_path):
+    place = str(tmp_path / "clients/alice")
+    done = jobctl("start", "--context", place, "--transport", transport.value, "--", "echo")
+    hint = f"jobctl --context {place} --transport {transport.value} logs {done.stdout.decode().strip()}\n"
+    assert hint.encode() in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -213,7 +220,9 @@ def test_wait_for_any_ends_with_the_first(server, jobctl):
 def test_rm_refuses_a_running_job_unless_forced(server, jobctl):
     server.jobs.scripts[b"p"] = RUNS_ON
     job_id = server.add(b"p")
-    assert jobctl("rm", job_id).returncode == 125
+    refused = jobctl("rm", job_id)
+    assert refused.returncode == 125
+    assert b"jobctl rm --force" in refused.stderr
     assert jobctl("rm", "-f", job_id).stdout.decode().split() == [job_id]
     assert not server.jobs.jobs
 
@@ -269,6 +278,21 @@ def test_status_shows_programs_one_document(server, jobctl):
     assert document["spec"]["args"] == ["hi"]
 
 
+def test_a_document_has_its_words_in_the_same_order_over_every_transport(server, jobctl):
+    words = dict.fromkeys(("pid", "mount", "uid", "seccomp", "network", "landlock", "ipc"), "x")
+    job_id = server.add(b"echo", labels=words, env=dict.fromkeys(words, b"x"))
+    server.jobs.jobs[job_id].sandbox.update(words)
+    server.jobs.jobs[job_id].effective_limits.update(words)
+    document = json.loads(jobctl("inspect", job_id).stdout)
+    for found in (
+        document["sandbox"],
+        document["effective_limits"],
+        document["spec"]["env"],
+        document["spec"]["labels"],
+    ):
+        assert list(found) == sorted(words)
+
+
 def test_the_context_option_works_before_and_behind_the_verb(authority, server, jobctl, tmp_path):
     authority.context(tmp_path / "clients/bob", "bob", "127.0.0.1:1")
     assert jobctl("list").returncode == 0
@@ -313,6 +337,7 @@ def test_a_mistyped_verb_is_answered_with_the_right_one(jobctl):
     assert done.returncode == 2
     assert b"did you mean 'stats' or 'start'" in done.stderr
     assert b"did you mean 'list'" in jobctl("context", "lsit").stderr
+    assert b"no such command 'bogus'; see: jobctl --help" in jobctl("bogus").stderr
 
 
 @pytest.mark.parametrize(

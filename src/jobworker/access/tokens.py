@@ -76,9 +76,10 @@ class Token:
 
 
 def check_token_id(text: str) -> str:
-    """`text` when it can be a token's id; otherwise INVALID_ARGUMENT, without showing what may be a secret."""
+    """`text` when it can be a token's id; otherwise INVALID_ARGUMENT, which shows no word as long as a secret."""
     if not _TOKEN_ID.fullmatch(text):
-        raise invalid("token id", "...", f"the {_ID_LENGTH} letters and digits that token list shows")
+        shown = text if len(text) < 2 * _ID_LENGTH else "..."
+        raise invalid("token id", shown, f"the {_ID_LENGTH} letters and digits that token list shows")
     return text
 
 

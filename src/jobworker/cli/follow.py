@@ -39,18 +39,19 @@ async def copy_output(events: AsyncGenerator[Chunk | End, None], job_id: str, si
                     return event
                 sink.write(event)
     except (asyncio.CancelledError, Interrupted):
-        _tell_the_way_back(job_id, sink.offset, target)
+        tell_the_way_back(job_id, sink.offset, target)
         raise
     except JobError as error:
         if error.code is ErrorCode.UNAVAILABLE:
-            _tell_the_way_back(job_id, sink.offset, target)
+            tell_the_way_back(job_id, sink.offset, target)
         raise
     raise JobError(
         ErrorCode.INTERNAL, f"the output of job {job_id} has no end; read it again with: jobctl logs {job_id}"
     )
 
 
-def _tell_the_way_back(job_id: str, offset: int, target: Target) -> None:
+def tell_the_way_back(job_id: str, offset: int, target: Target) -> None:
+    """Tells how to see the output from `offset` on, and how to stop the job."""
     jobctl = ["jobctl", *target.options()]
     say(f"left the output of job {job_id}; the job itself is not stopped by this")
     say(f"to see the rest: {shlex.join([*jobctl, 'logs', '--offset', str(offset), job_id])}")

@@ -1,11 +1,12 @@
 """The options that describe a job, and the spec they make."""
 
 import inspect
+import math
 import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -14,6 +15,9 @@ from jobworker.cli.session import Target
 from jobworker.core.errors import ErrorCode, JobError, invalid
 from jobworker.core.spec import JobSpec, Limits, Network, OnOutputLimit
 from jobworker.core.units import parse_cpu, parse_duration, parse_rate, parse_size
+
+_UNLIMITED: Final = "unlimited"
+_DIGITS: Final = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,18 +34,26 @@ def read_order(  # noqa: PLR0913 - one parameter an option
     *,
     program: Annotated[str, typer.Argument(metavar="PROGRAM", help="A path, or a name in the server's PATH.")],
     args: Annotated[list[str] | None, typer.Argument(metavar="ARGS", help="Its arguments.")] = None,
-    cpu: Annotated[str | None, typer.Option("--cpu", "--cpus", metavar="CORES", help="As in 0.5 or 500m.")] = None,
+    cpu: Annotated[
+        str | None,
+        typer.Option(
+            "--cpu",
+            "--cpus",
+            metavar="CORES",
+            help="As in 0.5 or 500m. This and the limits below also take: unlimited.",
+        ),
+    ] = None,
     memory: Annotated[
         str | None, typer.Option("--memory", "-m", metavar="SIZE", help="Swap included, as in 64M.")
     ] = None,
     pids: Annotated[
-        int | None, typer.Option("--pids", "--pids-limit", metavar="N", help="Processes and threads.")
+        str | None, typer.Option("--pids", "--pids-limit", metavar="N", help="Processes and threads.")
     ] = None,
     io: Annotated[str | None, typer.Option("--io", metavar="RATE", help="Bytes a second each way, as in 10M.")] = None,
     io_read: Annotated[str | None, typer.Option("--io-read", metavar="RATE", help="Bytes read a second.")] = None,
     io_write: Annotated[str | None, typer.Option("--io-write", metavar="RATE", help="Bytes written a second.")] = None,
-    io_read_iops: Annotated[int | None, typer.Option("--io-read-iops", metavar="N", help="Reads a second.")] = None,
-    io_write_iops: Annotated[int | None, typer.Option("--io-write-iops", metavar="N", help="Writes a second.")] = None,
+    io_read_iops: Annotated[str | None, typer.Option("--io-read-iops", metavar="N", help="Reads a second.")] = None,
+    io_write_iops: Annotated[str | None, typer.Option("--io-write-iops", metavar="N", help="Writes a second.")] = None,
     io_device: Annotated[
         str | None,
         typer.Option("--io-device", metavar="PATH", help="The device for io limits, or a path on it. Default: of /."),
@@ -81,23 +93,23 @@ def read_order(  # noqa: PLR0913 - one parameter an option
     context: ContextOption = None,
     transport: TransportOption = None,
 ) -> Order:
-    """What these options ask for; INVALID_ARGUMENT names the option that is wrong. A limit of 0 lifts it."""
+    """What these options ask for; INVALID_ARGUMENT names the option that is wrong. `unlimited` lifts a limit."""
     io_read, io_write = io_read or io, io_write or io
     asked: dict[str, Any] = {
-        "cpu": None if cpu is None else parse_cpu(cpu, "--cpu"),
-        "memory": None if memory is None else parse_size(memory, "--memory"),
-        "pids": pids,
-        "io_read_bps": None if io_read is None else parse_rate(io_read, "--io-read"),
-        "io_write_bps": None if io_write is None else parse_rate(io_write, "--io-write"),
-        "io_read_iops": io_read_iops,
-        "io_write_iops": io_write_iops,
+        "cpu": _limit("--cpu", cpu, parse_cpu),
+        "memory": _limit("--memory", memory, parse_size),
+        "pids": _limit("--pids", pids, _count),
+        "io_read_bps": _limit("--io-read", io_read, parse_rate),
+        "io_write_bps": _limit("--io-write", io_write, parse_rate),
+        "io_read_iops": _limit("--io-read-iops", io_read_iops, _count),
+        "io_write_iops": _limit("--io-write-iops", io_write_iops, _count),
         "io_device": io_device,
-        "timeout": None if timeout is None else parse_duration(timeout, "--timeout"),
+        "timeout": _limit("--timeout", timeout, parse_duration),
         "output_bytes": None if output_limit is None else parse_size(output_limit, "--output-limit"),
         "on_output_limit": on_output_limit,
     }
     asked = {limit: value for limit, value in asked.items() if value is not None}
-    lifted: dict[str, Any] = {limit: None for limit, value in asked.items() if value == 0 and limit != "output_bytes"}
+    lifted: dict[str, Any] = {limit: None for limit, value in asked.items() if value == math.inf}
     spec = JobSpec(
         program=program,
         args=tuple(args or ()),
@@ -127,6 +139,23 @@ def takes_job_options(act: Callable[..., int | None]) -> Callable[..., int | Non
     verb.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     verb.__annotations__ = {item.name: item.annotation for item in parameters}
     return verb
+
+
+def _limit(option: str, text: str | None, parse: Callable[[str, str], float]) -> float | None:
+    """The limit that `text` says; infinity for what lifts it, which 0 does not."""
+    if text is None:
+        return None
+    if text == _UNLIMITED:
+        return math.inf
+    if (limit := parse(text, option)) == 0:
+        raise invalid(option, text, f"more than 0, or {_UNLIMITED}")
+    return limit
+
+
+def _count(text: str, option: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= _DIGITS):
+        raise invalid(option, text, f"a whole number, or {_UNLIMITED}")
+    return int(text)
 
 
 def _environment(files: list[Path], variables: list[str]) -> dict[str, str]:

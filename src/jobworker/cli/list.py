@@ -43,7 +43,8 @@ def list_jobs(  # noqa: PLR0913 - one parameter an option
 ) -> None:
     """List the jobs that run and the last ten that ended.
 
-    Also called ps and ls.
+    Also called ps and ls. A terminal gets ids that are cut short and lines that are cut to its
+    width, a pipe or file gets everything.
 
     Examples:
       jobctl list

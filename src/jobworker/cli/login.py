@@ -70,12 +70,14 @@ def login(  # noqa: PLR0913 - one parameter an option
     )
     token = Token(_read_token(token_file))
     _try(wanted, token)
+    replaces = former is not None and former.token is not None and former.token.exists()
     wanted.save_token(token)
     if wanted != former:
         wanted.save()
     if name:
         use_context(name)
-    say(f"the token is good for {wanted.https}, and kept in {wanted.token}")
+    instead = " in place of the one before" if replaces else ""
+    say(f"the token is good for {wanted.https}, and kept in {wanted.token}{instead}")
     print_contexts({directory.name: wanted})
 
 
@@ -115,12 +117,23 @@ def _try(context: Context, token: Token) -> None:
             tried = replace(context, token=Path(private) / "token")
             tried.save_token(token)
             async with JobClient.connect(tried, Transport.HTTPS) as client:
-                try:
-                    async for _ in client.list(page_size=1):
-                        return
-                except JobError as error:
-                    # A token that may do other things than list is as good.
-                    if error.code is not ErrorCode.PERMISSION_DENIED:
-                        raise
+                # A token that may do other things than list is as good. One that lists, but not this user's jobs, is
+                # of somebody else.
+                if not await _may_list(client, context.user) and await _may_list(client, ""):
+                    raise JobError(
+                        ErrorCode.PERMISSION_DENIED,
+                        f"the token is good, but not {context.user}'s; say whose it is with --as USER",
+                    )
 
     interruption.run(ask())
+
+
+async def _may_list(client: JobClient, owner: str) -> bool:
+    """Whether the jobs of `owner` may be listed; of the user that the server knows, when it is empty."""
+    try:
+        async for _ in client.list(owner=owner, page_size=1):
+            return True
+    except JobError as error:
+        if error.code is not ErrorCode.PERMISSION_DENIED:
+            raise
+    return False

@@ -43,7 +43,7 @@ def logs(  # noqa: PLR0913 - one parameter an option
 
     Also called output, stream and follow. Both streams appear in the order of arrival. Ctrl-C
     leaves the output and not the job. A terminal sees control sequences escaped unless --raw; a
-    pipe or file gets every byte as it is. With -o jsonl, one frame a line.
+    pipe or file gets every byte as it is. With -o json or jsonl, one frame a line.
 
     Examples:
       jobctl logs 3f2a91c0

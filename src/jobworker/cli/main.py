@@ -25,6 +25,7 @@ from jobworker.core.errors import ErrorCode, JobError
 
 _OUR_FAILURE: Final = 125
 _STDERR: Final = 2
+_NEAR_MISS: Final = 0.7  # a letter or two too many, missing or swapped
 _EXIT_CODES: Final = {
     ErrorCode.INVALID_ARGUMENT: 2,
     ErrorCode.PROGRAM_NOT_EXECUTABLE: 126,
@@ -50,7 +51,7 @@ class VerbGroup(TyperGroup):
             return _command(cmd_name, known[cmd_name])
         if ctx.resilient_parsing or cmd_name.startswith("-"):
             return None
-        similar = " or ".join(repr(name) for name in get_close_matches(cmd_name, known))
+        similar = " or ".join(repr(name) for name in get_close_matches(cmd_name, known, cutoff=_NEAR_MISS))
         hint = f"did you mean {similar}?" if similar else f"see: {ctx.command_path} --help"
         return ctx.fail(f"no such command {cmd_name!r}; {hint}")
 

@@ -7,6 +7,7 @@ import typer
 from jobworker.cli.options import ContextOption, JobsArgument, TransportOption
 from jobworker.cli.session import Target, for_each, talk
 from jobworker.client.job_client import JobClient
+from jobworker.core.errors import ErrorCode, JobError
 
 
 def remove(
@@ -27,7 +28,12 @@ def remove(
     """
 
     async def remove_one(client: JobClient, job_id: str) -> None:
-        await client.remove(job_id, force=force)
+        try:
+            await client.remove(job_id, force=force)
+        except JobError as error:
+            if error.code is ErrorCode.JOB_RUNNING:
+                raise JobError(error.code, f"job {job_id} still runs; to end it first: jobctl rm --force") from error
+            raise
         print(job_id, flush=True)  # noqa: T201 - the data
 
     async def remove_all(client: JobClient) -> None:

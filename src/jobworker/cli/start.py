@@ -1,5 +1,7 @@
 """jobctl start: starts a job and prints its id."""
 
+import shlex
+
 from jobworker.cli.job_options import Order, takes_job_options
 from jobworker.cli.notice import say, say_what_is_missing
 from jobworker.cli.session import talk
@@ -28,6 +30,7 @@ def start(order: Order) -> None:
 
     started = talk(order.target, send)
     how = "this key started it before" if started.existed else "started"
-    say(f"{how}; see its output with: jobctl logs {started.job.id}")
+    see = shlex.join(["jobctl", *order.target.options(), "logs", started.job.id])
+    say(f"{how}; see its output with: {see}")
     say_what_is_missing(started.job)
     print(started.job.id)  # noqa: T201 - the data

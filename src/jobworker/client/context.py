@@ -121,9 +121,13 @@ class Context:
         return _read_private(self._path("key"), "private key")
 
     def read_token(self) -> Token:
-        """The token; UNAUTHENTICATED when anyone but its owner has access to it."""
-        secret = _read_private(self._path("token"), "token")
-        return Token(secret.decode("ascii", "replace").strip())
+        """The token; UNAUTHENTICATED when it is none, or anyone but its owner has access to it."""
+        file = self._path("token")
+        secret = _read_private(file, "token")
+        try:
+            return Token(secret.decode("ascii", "replace").strip())
+        except JobError as error:
+            raise _broken(f"{file} holds no token; store one with: jobctl login") from error
 
     def save(self) -> None:
         """Writes the context's file, readable for its owner only; its directory is made when missing."""

@@ -44,7 +44,8 @@ class Job:
         return self.outcome.code if isinstance(self.outcome, Exited) else None
 
     def to_document(self) -> dict[str, Any]:
-        """The job as plain JSON values, times as RFC 3339."""
+        """The job as plain JSON values, times as RFC 3339; in the same order over every transport."""
+        spec = self.spec.to_document()
         return {
             "id": self.id,
             "owner": self.owner,
@@ -54,13 +55,17 @@ class Job:
             "created_at": rfc3339(self.created_at),
             "started_at": None if self.started_at is None else rfc3339(self.started_at),
             "ended_at": None if self.ended_at is None else rfc3339(self.ended_at),
-            "spec": self.spec.to_document(),
+            "spec": spec | {name: _sorted(spec[name]) for name in ("env", "labels")},
             "usage": self.usage.to_document(),
             "output": self.output.to_document(),
-            "effective_limits": dict(self.effective_limits),
-            "sandbox": dict(self.sandbox),
+            "effective_limits": _sorted(self.effective_limits),
+            "sandbox": _sorted(self.sandbox),
             "isolation": self.isolation,
         }
+
+
+def _sorted(values: Mapping[str, str]) -> dict[str, str]:
+    return dict(sorted(values.items()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
