@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import socket
 import ssl
 from pathlib import Path
 
@@ -132,3 +133,17 @@ async def test_payloads_that_are_no_messages_are_refused_one_by_one(own_daemon, 
     assert "internal error" not in own_daemon.log.read_text()
     async with own_daemon.client() as client:
         assert await client.list().__anext__() == []
+
+
+def test_who_never_finishes_a_handshake_is_sent_away(daemon):
+    """R3: long before the two minutes of the transport itself."""
+    host, _, port = daemon.address.rpartition(":")
+    words = (b"", b"\x16\x03\x01\x02\x00\x01")  # nothing, and the beginning of a ClientHello
+    with contextlib.ExitStack() as stack:
+        peers = [stack.enter_context(socket.create_connection((host, int(port)), timeout=60)) for _ in words]
+        for peer, word in zip(peers, words, strict=True):
+            peer.sendall(word)
+        for peer in peers:
+            with contextlib.suppress(ConnectionResetError):
+                while peer.recv(1024):
+                    pass

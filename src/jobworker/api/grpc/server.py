@@ -38,6 +38,7 @@ _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.max_metadata_size", 16 * 1024),
     ("grpc.max_concurrent_streams", 1000),
+    ("grpc.server_handshake_timeout_ms", 10_000),  # as over HTTPS
     ("grpc.so_reuseport", 0),  # a busy port is an error, not a second server
     # A client that is cut off is noticed: a ping after silence, and a short wait for its answer.
     ("grpc.keepalive_time_ms", 20_000),
