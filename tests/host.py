@@ -119,8 +119,12 @@ def monitor_of(job_id: str) -> int:
 
 def job_processes(state: Path, job_id: str) -> set[int]:
     """The job's processes as the host counts them: in some group of the job, in whatever hierarchy."""
-    groups = [group for group in job_groups(state) if group.name == job_id]
-    return {int(pid) for group in groups for pid in (group / "cgroup.procs").read_text().split()}
+    found: set[int] = set()
+    for group in job_groups(state):
+        if group.name == job_id:
+            with contextlib.suppress(OSError):  # the job has just ended
+                found.update(map(int, (group / "cgroup.procs").read_text().split()))
+    return found
 
 
 async def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> None:
