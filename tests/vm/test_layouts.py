@@ -50,3 +50,9 @@ def test_what_rests_on_control_groups_holds_on_every_layout(pytestconfig: pytest
 def test_all_that_the_kernel_decides_holds_on_every_layout(pytestconfig: pytest.Config, layout: str) -> None:
     """E, O, P, R1, S: the whole of the suites that speak to the kernel."""
     _run_in_guest(pytestconfig, layout, 7200, "tests/kernel", "tests/hostile", "tests/runtime", "tests/guest")
+
+
+@pytest.mark.soak
+def test_jobs_outlive_what_a_real_systemd_does_to_the_units(pytestconfig: pytest.Config) -> None:
+    """S5, C2."""
+    _run_in_guest(pytestconfig, "v2", 1800, "-m", "soak", "tests/guest/test_systemd.py")
