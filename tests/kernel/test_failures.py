@@ -215,6 +215,17 @@ async def test_a_start_that_stands_still_shows_no_running_job(faulty: Worker, st
     assert (await faulty.wait(job_id)).state is State.COMPLETED
 
 
+async def test_the_uid_of_a_start_that_failed_is_free_when_the_failure_is_told(state: Path) -> None:
+    """S6: with one uid in all, the next job can have it at once."""
+    async with a_faulty_worker(state, uids=(265_531, 265_531)) as worker:
+        for _ in range(20):
+            with pytest.raises(JobError) as caught:
+                await worker.start(JobSpec(program="/does/not/exist"))
+            assert caught.value.code is ErrorCode.PROGRAM_NOT_FOUND
+        job = await worker.start(_ECHO)
+        await worker.remove(job.id, force=True)
+
+
 @pytest.mark.parametrize("spec", ["{}", "[]", "[" * 100_000, '{"spec": {"program": "/bin/true", "uid": 0}}'], ids=len)
 async def test_an_order_that_makes_no_sense_is_refused_and_the_launcher_lives_on(
     worker: Worker, state: Path, spec: str

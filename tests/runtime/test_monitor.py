@@ -2,16 +2,17 @@
 
 import asyncio
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from host import eventually, job_processes, monitor_of, needs_root, process_status
+from host import eventually, job_groups, job_processes, monitor_of, needs_root, process_status, strace
 
 from jobworker import JobSpec, State, Worker
-from jobworker.core.outcome import Exited, Stopped
+from jobworker.core.outcome import Exited, Signaled, Stopped
 from jobworker.core.spec import Limits, MiB
 from jobworker.job import JobStatus
 from jobworker.runtime import job_dir, wire
@@ -102,6 +103,23 @@ async def test_the_monitor_is_in_no_group_of_its_job(state: Path, sleeper: JobSt
     assert monitor not in job_processes(state, sleeper.id)
     assert sleeper.id not in Path(f"/proc/{monitor}/cgroup").read_text()
     assert process_status(monitor)["NSpid"].split()[-1] == "1", "it is PID 1 of the job's namespace"
+
+
+async def test_figures_that_cannot_be_read_cost_neither_the_job_nor_its_exit_code(
+    worker: Worker, state: Path, tmp_path: Path, sleeper: JobStatus
+) -> None:
+    """P8. The control: while the kernel answers there are figures."""
+    assert (await worker.status(sleeper.id)).usage.cpu_seconds is not None
+    monitor = monitor_of(sleeper.id)
+    files = [word for group in job_groups(state) for word in ("-P", f"{group}/cpu.stat")]
+    tracer = strace(monitor, tmp_path / "trace", *files, "-e", "inject=read:error=EIO")
+    await eventually(lambda: process_status(monitor)["TracerPid"] == str(tracer.pid))
+    assert (await worker.status(sleeper.id)).state is State.RUNNING
+    await worker.signal(sleeper.id, signal.SIGKILL)
+    ended = await worker.wait(sleeper.id)
+    tracer.wait()  # it ends with the monitor
+    assert ended.ending is not None
+    assert (ended.ending.outcome, ended.usage.cpu_seconds) == (Signaled(signal.SIGKILL), None)
 
 
 @pytest.mark.parametrize("seconds", [30 * 86400.0, 10 * 365 * 86400.0])

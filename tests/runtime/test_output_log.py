@@ -301,12 +301,26 @@ def test_bytes_without_a_record_are_not_yet_written(log: Log) -> None:
         assert reader.totals() == OutputTotals(stdout_bytes=5)
 
 
-def test_an_output_that_is_shorter_than_its_index_is_an_error_and_not_an_end(log: Log) -> None:
-    """O10."""
+@pytest.mark.parametrize("size", [0, 50, 100, 140])
+def test_of_an_output_shorter_than_its_index_all_there_is_is_read_and_the_rest_is_told_as_dropped(
+    log: Log, size: int
+) -> None:
+    """O10: a power loss has cost the end of the output and not that of the index."""
     log.write(Stream.STDOUT, b"x" * 100)
-    os.truncate(log.path / OUTPUT, 50)
-    with log.reader(50) as reader, pytest.raises(OSError, match="shorter than its index"):
-        reader.read(100)
+    log.write(Stream.STDERR, b"y" * 50)
+    os.truncate(log.path / OUTPUT, size)
+    with log.reader() as reader:
+        assert data_of(reader) == (b"x" * 100 + b"y" * 50)[:size]
+        assert reader.totals() == OutputTotals(
+            stdout_bytes=min(size, 100),
+            stderr_bytes=max(0, size - 100),
+            dropped_bytes=150 - size,
+            dropped_reason="EIO",
+        )
+    for tail in (0, 1, 10):
+        with log.reader() as reader:
+            reader.seek_tail(tail)
+            assert data_of(reader) in {b"", (b"x" * 100 + b"y" * 50)[:size]}
 
 
 @pytest.mark.parametrize("name", [OUTPUT, INDEX])

@@ -204,7 +204,7 @@ def test_a_cancelled_caller_does_not_disturb_the_others(database):
 
 
 def test_readers_cannot_write(database):
-    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+    with pytest.raises(JobError, match="cannot be written"):
         database.read(add("alice"))
 
 
@@ -263,6 +263,28 @@ def test_a_lock_held_too_long_by_another_process_is_unavailable_not_a_crash(data
     other.execute("ROLLBACK")
     other.close()
     assert database.write_now(add("alice")).name == "alice"
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (sqlite3.SQLITE_CORRUPT, "its database is damaged; nothing was changed, its operator must restore a backup"),
+        (sqlite3.SQLITE_READONLY, "its database cannot be written; nothing was changed, its operator must make"),
+        (sqlite3.SQLITE_FULL, "its disk is full; nothing was changed, try again later"),
+    ],
+)
+def test_a_fault_of_the_storage_inside_a_change_is_unavailable_and_undoes_it(database, fault, words):  # R2
+    def meet_fault(connection):
+        add("lost")(connection)
+        error = sqlite3.DatabaseError("as SQLite says it")
+        error.sqlite_errorcode = fault
+        raise error
+
+    with pytest.raises(JobError, match=words) as refused:
+        database.write_now(meet_fault)
+    assert refused.value.code is ErrorCode.UNAVAILABLE
+    database.write_now(add("kept"))
+    assert database.read(names) == ["kept"]
 
 
 def test_only_the_owner_may_read_the_files(database, path):

@@ -42,7 +42,7 @@ from jobworker.core.lifecycle import (
     Stopping,
     advance,
 )
-from jobworker.core.outcome import Ending, Exited, OomKilled, OutputLimit, Signaled, Stopped, TimedOut
+from jobworker.core.outcome import Ending, Exited, OomKilled, OutputLimit, Signaled, Stopped, TimedOut, Usage
 from jobworker.core.spec import JobSpec, MiB, OnOutputLimit
 from jobworker.runtime import job_dir, linux, sandbox, wire
 from jobworker.runtime.cgroup import Cgroup
@@ -285,9 +285,9 @@ class Monitor:
         with contextlib.suppress(ChildProcessError):
             while True:
                 os.waitpid(-1, 0)
-        self._job.cgroup.remove()
         with self._as_service_user():
             job_dir.remove_files(self._job.directory)
+        self._let_go()
         with contextlib.suppress(OSError):
             wire.send(self._job.channel, failure)
 
@@ -513,7 +513,7 @@ class Monitor:
                 with contextlib.suppress(ProcessLookupError):
                     signal.pidfd_send_signal(self._program_fd, number)
             case wire.AskUsage():
-                usage = self._job.cgroup.usage_now().to_document()
+                usage = self._measure(self._job.cgroup.usage_now).to_document()
                 self._say(channel, wire.UsageNow(usage, self._log.totals().to_document()))
             case _:
                 self._drop_channel(channel)
@@ -529,7 +529,7 @@ class Monitor:
             outcome=self._phase.outcome,
             started_at=self._phase.started_at,
             ended_at=time.time(),
-            usage=self._job.cgroup.usage(),
+            usage=self._measure(self._job.cgroup.usage),
             output=self._log.totals(),
         )
         document = ending.to_document() | {
@@ -538,9 +538,20 @@ class Monitor:
         }
         with self._as_service_user():
             job_dir.write_outcome(self._job.directory, document)
-        self._job.cgroup.remove()
-        self._job.ids.release()  # before anyone hears of the end: the next job may have them
+        self._let_go()
         self._happens(Finished(ending))
+
+    def _let_go(self) -> None:
+        """The job's groups are gone and its ids given back: before anyone hears, since the next job may have them."""
+        self._job.cgroup.remove()
+        self._job.ids.release()
+
+    def _measure(self, measure: Callable[[], Usage]) -> Usage:
+        """What the kernel has counted; nothing when it does not answer: no figure is worth the job or its exit code."""
+        try:
+            return measure()
+        except OSError:
+            return Usage()
 
 
 class _Pipe:

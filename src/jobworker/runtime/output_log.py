@@ -162,14 +162,24 @@ class OutputReader:
         return self._record(count - 1)[0] if count else 0
 
     def totals(self) -> OutputTotals:
-        """What is on record of each stream, counted from the index: for when no monitor can tell."""
+        """What is on record of each stream, counted from the index: for when no monitor can tell.
+
+        Of an output that a power loss has left shorter than its index, what is missing counts as dropped.
+        """
         kept = {Stream.STDOUT: 0, Stream.STDERR: 0}
+        size = os.fstat(self._output).st_size
         start = 0
         for number in range(self._count()):
             end, _, stream = self._record(number)
-            kept[Stream(stream)] += end - start
+            kept[Stream(stream)] += max(0, min(end, size) - start)
             start = end
-        return OutputTotals(stdout_bytes=kept[Stream.STDOUT], stderr_bytes=kept[Stream.STDERR])
+        missing = max(0, start - size)
+        return OutputTotals(
+            stdout_bytes=kept[Stream.STDOUT],
+            stderr_bytes=kept[Stream.STDERR],
+            dropped_bytes=missing,
+            dropped_reason="EIO" if missing else None,
+        )
 
     def seek(self, offset: int) -> None:
         """The next chunk begins at `offset`, or later when its stream is not wanted."""
@@ -221,8 +231,8 @@ class OutputReader:
                 raise Blocked
         return None
 
-    def _read_joined(self, count: int, max_bytes: int, *, may_block: bool) -> Chunk:
-        """The chunk that begins at `position`, within the record `_next` of `count`."""
+    def _read_joined(self, count: int, max_bytes: int, *, may_block: bool) -> Chunk | None:
+        """The chunk that begins at `position`, within the record `_next` of `count`; None when a power loss took it."""
         number = self._next
         end, time_ns, stream = self._record(number)
         join_until = time_ns + _JOIN_NS
@@ -236,7 +246,7 @@ class OutputReader:
             self._check_cached(self.position + size - 1)
         data = os.pread(self._output, size, self.position)
         if not data:
-            raise OSError(errno.EIO, "the output is shorter than its index says")
+            return None
         chunk = Chunk(self.position, Stream(stream), time_ns, data)
         self.position = chunk.end
         self._next = number if self.position < end else number + 1

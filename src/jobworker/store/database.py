@@ -32,8 +32,11 @@ _WHOLE_CHECK_BYTES: Final = 64 * 1024 * 1024  # up to here every page is checked
 _STORAGE_FAULTS: Final = {
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_CORRUPT,
     sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_READONLY,
 }
 
 _REFUSALS: Final = {
@@ -43,6 +46,14 @@ _REFUSALS: Final = {
     sqlite3.SQLITE_FULL: "cannot be brought up to date because the disk is full; make room and try again",
     sqlite3.SQLITE_NOTADB: "is no jobworker database, or is destroyed; restore a backup in place of it and its -wal",
     sqlite3.SQLITE_READONLY: "cannot be written; run this as the user who owns it, on a file system that is writable",
+}
+
+
+_FAULTS: Final = {
+    sqlite3.SQLITE_CORRUPT: ("its database is damaged", "its operator must restore a backup"),
+    sqlite3.SQLITE_FULL: ("its disk is full", "try again later"),
+    sqlite3.SQLITE_NOTADB: ("its database is damaged", "its operator must restore a backup"),
+    sqlite3.SQLITE_READONLY: ("its database cannot be written", "its operator must make the file system writable"),
 }
 
 
@@ -184,7 +195,7 @@ class Database:
             with self._reader() as snapshot:
                 snapshot.execute("BEGIN")
                 return query(snapshot)
-        except sqlite3.OperationalError as error:
+        except sqlite3.DatabaseError as error:
             if _is_storage_fault(error):
                 raise _unavailable("read", error) from error
             raise
@@ -269,7 +280,7 @@ def _apply(transaction: sqlite3.Connection, change: Work[T]) -> _Answer[T]:
     """
     transaction.execute("SAVEPOINT change")
     answer = _attempt(partial(change, transaction))
-    if isinstance(answer.error, sqlite3.OperationalError) and _is_storage_fault(answer.error):
+    if isinstance(answer.error, sqlite3.DatabaseError) and _is_storage_fault(answer.error):
         raise answer.error
     if answer.error is not None:
         transaction.execute("ROLLBACK TO change")
@@ -371,15 +382,14 @@ def _primary_code(error: sqlite3.Error) -> int:
 
 
 def _is_storage_fault(error: sqlite3.Error) -> bool:
-    """Whether the disk is the reason, and trying again later may help."""
+    """Whether the file or its disk is the reason, and not what was asked of it."""
     return _primary_code(error) in _STORAGE_FAULTS
 
 
 def _unavailable(what: str, cause: sqlite3.Error) -> JobError:
-    reason = "its disk is full" if _primary_code(cause) == sqlite3.SQLITE_FULL else "its disk does not answer"
+    reason, remedy = _FAULTS.get(_primary_code(cause), ("its disk does not answer", "try again later"))
     error = JobError(
-        ErrorCode.UNAVAILABLE,
-        f"the server cannot {what} now because {reason}; nothing was changed, try again later",
+        ErrorCode.UNAVAILABLE, f"the server cannot {what} now because {reason}; nothing was changed, {remedy}"
     )
     error.__cause__ = cause
     return error
