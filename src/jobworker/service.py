@@ -215,7 +215,7 @@ class Service:
             del self._live[record.id]
             await self._forget(record.id)
             if error.code is ErrorCode.PERMISSION_DENIED:  # only who opened the file could tell
-                await self._audit(principal, Action.JOB_START, record.id, "denied", record.spec.program)
+                await self._audit(principal, Action.JOB_START, record.id, "denied", _describe_program(record.spec))
             raise
         if record.id in self._live and not isinstance(status.phase, Ended):
             self._update(status)
@@ -234,9 +234,9 @@ class Service:
     def _describe_start(self, record: JobRecord) -> str:
         """What the audit says of a start: what runs, and with less isolation than it should have, if so."""
         if not self._degraded:
-            return record.spec.program
+            return _describe_program(record.spec)
         _log.warning("job %s starts with isolation: %s", record.id, describe_isolation(self._degraded))
-        return f"{record.spec.program}; isolation: {describe_isolation(self._degraded)}"
+        return f"{_describe_program(record.spec)}; isolation: {describe_isolation(self._degraded)}"
 
     async def _was_never_started(self, record: JobRecord) -> bool:
         """Whether an earlier server stopped before the job had so much as files: then its key is still good."""
@@ -547,6 +547,11 @@ def _check_loader(spec: JobSpec) -> None:
     for name in spec.env:
         if name.startswith("LD_") or name == "GLIBC_TUNABLES":
             raise invalid("env", name, "no variables of the dynamic loader, since your role has a list of programs")
+
+
+def _describe_program(spec: JobSpec) -> str:
+    """The program for the audit, with the root that it is looked up in, where its name is another file's."""
+    return spec.program if spec.rootfs is None else f"{spec.program}; rootfs: {spec.rootfs}"
 
 
 def _set_ended(connection: sqlite3.Connection, record: JobRecord) -> None:

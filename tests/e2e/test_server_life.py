@@ -86,7 +86,7 @@ def test_where_it_keeps_root_it_says_so_and_can_gain_nothing(own_daemon):
 
 @pytest.mark.parametrize("transport", ["grpc", "https"])
 def test_a_job_can_have_a_root_where_the_operator_keeps_some(own_daemon, transport):
-    """A8, Q5. Asked for by an ordinary user; anywhere else is refused, and the server's own files cannot be listed."""
+    """A8, Q5. Asked for by an ordinary user; anywhere else is refused, and the audit says which root it was."""
     roots = own_daemon.directory.parent / "roots"
     for name in ("bin", "dev", "proc", "tmp"):
         (roots / "small" / name).mkdir(parents=True)
@@ -103,6 +103,11 @@ def test_a_job_can_have_a_root_where_the_operator_keeps_some(own_daemon, transpo
         refused = own_daemon.jobctl("--transport", transport, "run", "--rootfs", "/usr", "--", "ls", "/")
         assert refused.returncode == 125
         assert "isolation.rootfs" in refused.stderr
+        starts = [
+            (record["decision"], record["detail"]) for record in own_daemon.audit() if record["action"] == "job.start"
+        ]
+        allowed = [("allowed", f"ls; rootfs: {place}") for place in (roots / "small", "/usr")]
+        assert starts == [*allowed, ("denied", "ls; rootfs: /usr")]
     finally:
         shutil.rmtree(roots)
 
