@@ -13,7 +13,7 @@ from jobworker.core.outcome import Exited
 from jobworker.core.spec import JobSpec, Limits
 
 #: Both streams in turns; each line is certain to be written after the one before.
-TALK = "echo 1; sleep 0.05; echo 22 >&2; sleep 0.05; echo 333; sleep 0.05; echo 4444 >&2"
+TALK = "echo 1; sleep 0.2; echo 22 >&2; sleep 0.2; echo 333; sleep 0.2; echo 4444 >&2"
 SAID = b"1\n22\n333\n4444\n"
 
 
