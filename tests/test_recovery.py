@@ -17,6 +17,8 @@ from jobworker.core.job_id import new_job_id
 from jobworker.core.outcome import Exited, Lost, Outcome, Stopped
 from jobworker.job import JobStatus
 from jobworker.recovery import Adopt, Believe, DeclareLost, Facts, judge
+from jobworker.runtime.cgroup_host import CgroupHost
+from jobworker.worker import bootstrap
 
 
 @pytest.mark.parametrize("has_directory", [True, False])
@@ -200,6 +202,21 @@ async def test_a_job_whose_request_is_damaged_keeps_no_server_from_starting(stat
             assert (state / "jobs" / job.id / "output").read_bytes() == b"out\n"
             await second.remove(job.id)
         assert {group.name for group in job_groups(state)} == {whole.id}
+
+
+@needs_root
+async def test_groups_that_a_killed_monitor_left_after_the_end_are_removed(state: Path, first: Worker) -> None:
+    """C2, P6. The control: those of a job that runs stay."""
+    running = await start_talking(first, shell("echo out; exec sleep 1000"))
+    ended = await first.start(shell("exit 3"))
+    await first.wait(ended.id)
+    CgroupHost.discover(bootstrap(state).cgroup_parent).group(ended.id).create()
+    assert {group.name for group in job_groups(state)} == {running.id, ended.id}
+    await first.close()
+    async with successor(state) as second:
+        assert {group.name for group in job_groups(state)} == {running.id}
+        assert outcome_of(await second.status(ended.id)) == Exited(3)
+        assert (await second.status(running.id)).state is State.RUNNING
 
 
 @needs_root

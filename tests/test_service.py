@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import json
+import signal
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,7 @@ from jobworker.access.principal import Principal, Role, identified
 from jobworker.core.errors import ErrorCode, JobError
 from jobworker.core.job_id import new_job_id
 from jobworker.core.lifecycle import Ended, State
-from jobworker.core.outcome import Exited, Lost, Stopped
+from jobworker.core.outcome import Exited, Lost, Outcome, Stopped
 from jobworker.core.spec import JobSpec, Limits, MiB, Network
 from jobworker.runtime.launcher_client import LauncherClient
 from jobworker.runtime.output_log import Chunk
@@ -89,6 +91,10 @@ def recorded(database: Database, job_id: str) -> JobRecord | None:
 async def start(service: Service, who: Principal = ALICE, spec: JobSpec = SLEEP, key: str | None = None) -> JobView:
     view, _ = await service.start(who, spec, key)
     return view
+
+
+def outcome_of(view: JobView) -> Outcome | None:
+    return view.record.phase.ending.outcome if isinstance(view.record.phase, Ended) else None
 
 
 async def read(service: Service, who: Principal, job_id: str, **wanted: Any) -> tuple[bytes, OutputEnd]:
@@ -510,8 +516,33 @@ async def test_a_stop_that_was_on_record_is_carried_out_after_a_restart(state: P
         record = (await start(service)).record
         await eventually(lambda: (recorded(database, record.id) or record).state is State.RUNNING)
     wanted = replace(record, desired=jobs.Desired.STOP)
+    event = service._event(ROOT, Action.JOB_STOP, record.id, "allowed")
     assert await database.write(lambda connection: jobs.compare_and_set(connection, State.RUNNING, wanted))
+    await database.write(lambda connection: audit.append(connection, event))
     async with serving(state, database) as service:
         view = await service.wait(ALICE, record.id, 10)
-        assert view.record.state is State.STOPPED
+        assert (view.record.state, outcome_of(view)) == (State.STOPPED, Stopped("root", 9))
         await end_everything(service)
+
+
+async def test_a_stop_stays_on_record_when_the_news_of_the_start_is_recorded_after_it(
+    service: Service, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C3: what the server was told to do it still knows after its death."""
+    release, insist = asyncio.Event(), service._insist
+
+    async def insist_later(change: Callable[[sqlite3.Connection], object]) -> None:
+        await release.wait()
+        await insist(change)
+
+    monkeypatch.setattr(service, "_insist", insist_later)
+    job = (await start(service, spec=shell("trap '' TERM; while :; do sleep 1; done"))).record.id
+    stopping = asyncio.create_task(service.stop(ALICE, job, grace=60, signal=signal.SIGTERM))
+    await eventually(lambda: ("alice", "job.stop", job, "allowed") in trail(database))
+    release.set()
+    await eventually(lambda: (record := recorded(database, job)) is not None and record.state is State.RUNNING)
+    record = recorded(database, job)
+    assert record is not None
+    assert record.desired is jobs.Desired.STOP
+    await service.stop(ALICE, job, grace=0, signal=signal.SIGTERM)
+    await stopping

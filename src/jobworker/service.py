@@ -276,10 +276,12 @@ class Service:
         if isinstance(record.phase, Ended):
             raise JobError(ErrorCode.JOB_NOT_RUNNING, "job not running: it has already ended")
         event = self._event(principal, Action.JOB_STOP, job_id, "allowed", f"grace {grace:g}s")
-        wanted = replace(record, desired=Desired.STOP)
+        wanted = replace(self._live.get(job_id, record), desired=Desired.STOP)
+        if job_id in self._live:
+            self._live[job_id] = wanted  # for what else is being written about it
 
         def intend(connection: sqlite3.Connection) -> None:
-            jobs.compare_and_set(connection, record.state, wanted)
+            jobs.compare_and_set(connection, wanted.state, wanted)
             audit.append(connection, event)
 
         try:
@@ -486,12 +488,17 @@ class Service:
         self._events.tell(after, self._clock())
 
     def _record_later(self, expected: State, record: JobRecord) -> None:
+        def catch_up(connection: sqlite3.Connection) -> None:
+            latest = self._live.get(record.id, record)  # a stop may have come since
+            if not isinstance(latest.phase, Ended):
+                jobs.compare_and_set(connection, expected, latest)
+
         async def write() -> None:
             if isinstance(record.phase, Ended):
                 await self._insist(lambda connection: _set_ended(connection, record))
                 self._live.pop(record.id, None)
             else:
-                await self._insist(lambda connection: jobs.compare_and_set(connection, expected, record))
+                await self._insist(catch_up)
 
         self._do_later(write())
 
@@ -537,7 +544,8 @@ class Service:
 
     async def _finish_stop(self, job_id: str) -> None:
         try:
-            await self._worker.stop(job_id, by=self._live[job_id].owner)
+            stopper = self._database.read(lambda rows: audit.last_principal(rows, Action.JOB_STOP.value, job_id))
+            await self._worker.stop(job_id, by=stopper or "")
         except JobError as error:
             _log.info("job %s ended before an earlier stop could be repeated: %s", job_id, error.message)
 

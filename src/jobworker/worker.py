@@ -443,6 +443,22 @@ class Worker:
             # One with an end and without a spec is what a removal left that was cut short.
             if is_job_id(entry.name) and not all(Path(entry.path, name).exists() for name in _ENDED_FILES):
                 await self._recover_one(entry.name)
+        for job_id in self._launcher.empty_groups:
+            await self._clean_up_after_end(job_id)
+
+    async def _clean_up_after_end(self, job_id: str) -> None:
+        """Removes the groups that a monitor left which was killed when its job's end was on record already."""
+        if job_id in self._jobs:
+            return
+        with contextlib.suppress(FileNotFoundError):
+            directory = job_dir.open_directory(self._jobs_dir, job_id)
+            try:
+                if job_dir.is_supervised(directory):
+                    return
+            finally:
+                os.close(directory)
+        with contextlib.suppress(JobError):
+            await self._clean_up(job_id)
 
     async def _recover_one(self, job_id: str) -> None:
         directory = job_dir.open_directory(self._jobs_dir, job_id)

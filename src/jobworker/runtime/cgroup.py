@@ -111,6 +111,10 @@ class Cgroup:
         finally:
             os.close(directory)
 
+    def is_empty(self) -> bool:
+        """Whether no process is in any of the groups."""
+        return not self._members()
+
     def entry_files(self) -> list[str]:
         """The files that a single-threaded child of `fork` writes 0 to in order to join the v1 groups.
 

@@ -49,6 +49,7 @@ CAPABILITIES: Final = frozenset(
 )
 _LOOK_UP_SECONDS: Final = 2.0
 _RETRY_SECONDS: Final = 0.1
+_MOST_NAMES: Final = 1000  # of groups, what a packet holds with room to spare
 _LOWEST_UID: Final = 1000  # no job may share a uid with the system's own accounts
 
 
@@ -178,7 +179,8 @@ class Launcher:
 
     def readiness(self) -> wire.Ready:
         """What the server is told once the launcher can take orders."""
-        return wire.Ready(list(self._verdict.degraded), list(self._verdict.refused))
+        groups = sorted(name for name in self._cgroups.names() if self._cgroups.group(name).is_empty())
+        return wire.Ready(list(self._verdict.degraded), list(self._verdict.refused), groups[:_MOST_NAMES])
 
     def serve(self) -> None:
         """Launches what the server asks for until it hangs up."""

@@ -20,7 +20,8 @@ class LauncherClient:
     """A running launcher; it ends when this is closed or this process is gone.
 
     `degraded` and `refused` name the controls that this host lacks: those that jobs run without,
-    and those for want of which none does.
+    and those for want of which none does; `empty_groups` the jobs that had control groups and no
+    process when it began.
     """
 
     def __init__(self, process: subprocess.Popen[bytes] | None, control: socket.socket, host: wire.Ready) -> None:
@@ -28,6 +29,7 @@ class LauncherClient:
         self._control = control
         self.degraded = tuple(host.degraded)
         self.refused = tuple(host.refused)
+        self.empty_groups = tuple(host.empty_groups)
 
     @classmethod
     def start(

@@ -38,6 +38,7 @@ class Ready:
 
     degraded: list[str]  # jobs run without these, and show it
     refused: list[str]  # for want of these no job runs
+    empty_groups: list[str]  # jobs that have control groups and no process
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,17 @@ def export(connection: sqlite3.Connection) -> Iterator[str]:
         yield record
 
 
+def last_principal(connection: sqlite3.Connection, action: str, target: str) -> str | None:
+    """Who was last allowed to do `action` to `target`; None when the trail knows nobody."""
+    row = connection.execute(
+        "SELECT json_extract(record, '$.principal') FROM audit WHERE json_extract(record, '$.action') = ? "
+        "AND json_extract(record, '$.target') = ? AND json_extract(record, '$.decision') = 'allowed' "
+        "ORDER BY sequence DESC LIMIT 1",
+        (action, target),
+    ).fetchone()
+    return str(row[0]) if row else None
+
+
 def _last_given(connection: sqlite3.Connection) -> int:
     """The highest number ever given to a record; SQLite keeps it when records go."""
     row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'audit'").fetchone()
