@@ -4,26 +4,15 @@ import asyncio
 import contextlib
 import os
 import signal
-from dataclasses import replace
 from pathlib import Path
 
-from host import JOB_PYTHON, a_faulty_worker, monitor_of, needs_root, run_job
+from host import JOB_PYTHON, monitor_of, needs_root
 
 from jobworker import JobSpec, Network, State, Worker
 from jobworker.runtime import job_dir
 
 pytestmark = needs_root
 
-#: add_key(2) and keyctl(2) on x86_64 and aarch64: finds a key, then leaves one, in the session's and the uid's keyring.
-_KEYS = """
-import ctypes, platform
-call = ctypes.CDLL(None).syscall
-add_key, keyctl = {"x86_64": (248, 250), "aarch64": (217, 219)}[platform.machine()]
-for keyring in (-3, -4):
-    print(call(keyctl, 10, keyring, b"user", b"jobworker-test", 0) > 0)
-    call(add_key, b"user", b"jobworker-test", b"secret", 6, keyring)
-    print(call(keyctl, 10, keyring, b"user", b"jobworker-test", 0) > 0)
-"""
 _STRANGER = """
 import os, socket, sys
 if sys.argv[1] == "hold":
@@ -42,16 +31,6 @@ socket.send_fds(peer, [b"x"], [1])
 
 def _python(code: str, *args: str, network: Network = Network.NONE) -> JobSpec:
     return JobSpec(program=JOB_PYTHON, args=("-c", code, *args), network=network)
-
-
-async def test_a_job_finds_no_key_of_the_job_that_had_its_uid_before(state: Path) -> None:
-    """E15. Without the filter, which keeps it from asking: with it there is not even an answer."""
-    async with a_faulty_worker(state, uids=(265_532, 265_532)) as worker:
-        for label, answers in (("FilterSystemCalls", [b"False", b"True"] * 2), ("", [b"False"] * 4)) * 2:
-            job, output = await run_job(worker, replace(_python(_KEYS), labels={"without": label}))
-            assert job.sandbox["uid"] == "265532"
-            assert output.split() == answers
-            await worker.remove(job.id)
 
 
 async def test_a_stranger_who_writes_for_ever_to_a_jobs_output_does_not_keep_it_from_ending(worker: Worker) -> None:

@@ -21,14 +21,29 @@ pytestmark = needs_root
 
 _PROGRAMS = Path(__file__).parent.parent / "programs"
 _STATUS = JobSpec(program="/bin/cat", args=("/proc/self/status",))
+#: add_key(2) and keyctl(2) on x86_64 and aarch64: finds a key, then leaves one, in the keyring of the session that it
+#: was born in, of one of its own and of its uid.
+_KEYS = """
+import ctypes, platform
+call = ctypes.CDLL(None).syscall
+add_key, keyctl = {"x86_64": (248, 250), "aarch64": (217, 219)}[platform.machine()]
+for keyring, is_own_session in ((-3, False), (-3, True), (-4, False)):
+    if is_own_session:
+        call(keyctl, 1, None)
+    print(call(keyctl, 10, keyring, b"user", b"jobworker-test", 0) > 0)
+    call(add_key, b"user", b"jobworker-test", b"secret", 6, keyring)
+    print(call(keyctl, 10, keyring, b"user", b"jobworker-test", 0) > 0)
+"""
 
 
 @asynccontextmanager
-async def _worker_lacking(control: str, state: Path, *allowed: str) -> AsyncIterator[Worker]:
+async def _worker_lacking(
+    control: str, state: Path, *allowed: str, uids: tuple[int, int] = (200_000, 265_535)
+) -> AsyncIterator[Worker]:
     """A worker on a host without the control, whose operator allows some to be missing."""
     launcher = await asyncio.to_thread(
         LauncherClient.start,
-        bootstrap(state, allow_degraded=allowed),
+        bootstrap(state, allow_degraded=allowed, uids=uids),
         module=f"lacking.{control.replace('-', '_')}",
         search_path=_PROGRAMS,
     )
@@ -89,6 +104,30 @@ async def test_a_job_without_an_allowed_filter_has_none_and_says_so(state: Path)
         _, filtered = await run_job(worker, _STATUS)
     assert _fields(output)["Seccomp_filters"] == "1"
     assert _fields(filtered)["Seccomp_filters"] == "2"
+
+
+async def test_a_job_finds_no_key_of_the_job_that_had_its_uid_before(state: Path) -> None:
+    """E15. With the filter there is not even an answer; without it none was left.
+
+    What all jobs are born with takes no key; the controls are a session that one has made for itself, and the uid's.
+    """
+    keys = JobSpec(program=JOB_PYTHON, args=("-c", _KEYS))
+    unfiltered = [b"False", b"False", b"False", b"True", b"False", b"True"]
+    for missing, answers in (("seccomp", unfiltered), ("uts-namespace", [b"False"] * 6)):
+        async with _worker_lacking(missing, state, missing, uids=(265_532, 265_532)) as worker:
+            for _ in range(2):
+                job, output = await run_job(worker, keys)
+                assert job.sandbox["uid"] == "265532"
+                assert output.split() == answers
+
+
+async def test_a_job_leaves_the_kernel_no_keyring_of_its_uid(state: Path) -> None:
+    """The control: a job that no filter keeps from having keys has one. /proc/key-users, see proc(5)."""
+    for missing, uid in (("uts-namespace", 265_536), ("seccomp", 265_537)):  # of no other job
+        async with _worker_lacking(missing, state, missing, uids=(uid, uid)) as worker:
+            await run_job(worker, _STATUS)
+            has_keyring = f"{uid}:" in Path("/proc/key-users").read_text().split()
+            assert has_keyring == (missing == "seccomp")
 
 
 async def test_what_no_job_can_do_without_is_refused_even_when_it_is_allowed(state: Path) -> None:

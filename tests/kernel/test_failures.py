@@ -117,7 +117,6 @@ async def test_a_failure_at_any_step_fails_the_start_by_name_and_leaves_nothing(
 _UNSEEN = {
     "MakeWorkdir": "entering it fails",
     "RaiseLoopback": "less network, not more",
-    "LeaveKeyrings": "keyrings are closed to the job by the filter, and to the question as well",
     "EnterWorkdir": "another place in the same root",
     "DropCapabilities": "leaving root has emptied the sets, where nothing was inheritable",
 }

@@ -120,6 +120,8 @@ def _prepare_process() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
     linux.become_subreaper()
+    # Here and not for each job: when a keyring goes, the kernel looks at every key of the host for more to go.
+    linux.seal_session_keyring()
     # Monitors share these pages; a collection would write to every object in them.
     gc.collect()
     gc.freeze()

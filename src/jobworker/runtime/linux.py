@@ -105,6 +105,7 @@ _LANDLOCK_CHANGE_DIRECTORIES: Final = sum(1 << bit for bit in range(4, 14))
 _NR_KEYCTL: Final = {"x86_64": 250, "aarch64": 219}.get(platform.machine(), -1)
 _KEYCTL_GET_KEYRING_ID: Final = 0
 _KEYCTL_JOIN_SESSION_KEYRING: Final = 1
+_KEYCTL_SETPERM: Final = 5
 _KEYCTL_CLEAR: Final = 7
 _KEY_SPEC_USER_KEYRING: Final = -4
 
@@ -311,18 +312,26 @@ def _set_capabilities(capabilities: int) -> None:
     _check(_libc.syscall(_NR_CAPSET, header, struct.pack("6I", low, low, 0, high, high, 0)), "capset")
 
 
-def leave_keyrings() -> None:
-    """An empty session keyring of the caller's own, and nothing left in the one of its uid.
+def seal_session_keyring() -> None:
+    """The session keyring of the caller, and of all that it forks, is a new one that nobody can find or leave a key in.
 
-    Keyrings belong to no namespace: sessions are inherited, and what a uid has outlives its
-    processes; keyrings(7). Where there are no keys, or nobody may use them, nothing is to be done.
+    Sessions belong to no namespace and are inherited; keyrings(7). Where there are no keys, or nobody
+    may use them, nothing is to be done.
     """
     try:
-        _check(_libc.syscall(_NR_KEYCTL, _KEYCTL_JOIN_SESSION_KEYRING, None), "keyctl(JOIN_SESSION_KEYRING)")
+        keyring = _check(_libc.syscall(_NR_KEYCTL, _KEYCTL_JOIN_SESSION_KEYRING, None), "keyctl(JOIN_SESSION_KEYRING)")
     except OSError as error:
         if error.errno not in {errno.ENOSYS, errno.EPERM}:
             raise
         return
+    _check(_libc.syscall(_NR_KEYCTL, _KEYCTL_SETPERM, keyring, 0), "keyctl(SETPERM)")
+
+
+def clear_user_keyring() -> None:
+    """Nothing is left in the keyring of the caller's uid, which outlives the processes that have used it.
+
+    The question alone makes one, and it stays until the host goes down.
+    """
     if _libc.syscall(_NR_KEYCTL, _KEYCTL_GET_KEYRING_ID, _KEY_SPEC_USER_KEYRING, 0) > 0:
         _check(_libc.syscall(_NR_KEYCTL, _KEYCTL_CLEAR, _KEY_SPEC_USER_KEYRING), "keyctl(CLEAR)")
 

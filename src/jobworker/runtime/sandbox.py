@@ -376,14 +376,6 @@ class BecomeUser:
 
 
 @dataclass(frozen=True, slots=True)
-class LeaveKeyrings:
-    """No key of the server's session, of another job or of an earlier owner of the uid is in reach."""
-
-    def apply(self) -> None:
-        linux.leave_keyrings()
-
-
-@dataclass(frozen=True, slots=True)
 class DropCapabilities:
     """Empties every capability set; leaving root did so for some, and not for the inheritable one."""
 
@@ -605,7 +597,6 @@ def plan(spec: JobSpec, host: HostView, job: Confinement) -> list[Step]:
         SetRlimits(_rlimits(spec.limits)),
         DropBoundingSet(),
         BecomeUser(job.uid, job.gid),
-        LeaveKeyrings(),
         DropCapabilities(),
         ForbidNewPrivileges(),
         *([RestrictWriting(host.landlock)] if host.landlock else []),
