@@ -38,6 +38,7 @@ from jobworker.client.job_client import JobClient
 from jobworker.client.model import Chunk, Job
 from jobworker.core.errors import JobError
 from jobworker.core.lifecycle import State
+from jobworker.runtime import seccomp
 
 FLOOR: Final = Path(__file__).parent / "floor"
 TRUE: Final = JobSpec(program="/bin/true")
@@ -98,6 +99,8 @@ class Bench:
         self.base = base
         self.is_full = is_full
         self.floor_batches: list[float] = []  # the median of each, which tells how noisy the machine is
+        self._filter = base / "filter"
+        self._filter.write_bytes(seccomp.PROGRAM)
 
     def choose(self, quick: int, full: int) -> int:
         return full if self.is_full else quick
@@ -108,15 +111,15 @@ class Bench:
         path.chmod(0o755)
         return path
 
-    def floor(self, runs: int, concurrency: int = 1) -> list[float]:
+    def floor(self, runs: int, concurrency: int = 1, *options: object) -> list[float]:
         """The times of `runs` runs of the floor; the first ones, which warm up, are not in it."""
         warm_up = 2 if concurrency == 1 else 0
-        command = [FLOOR, str(runs + warm_up), str(concurrency), self.base]
+        command = [FLOOR, *(options or ("-f", self._filter)), str(runs + warm_up), str(concurrency), self.base]
         done = subprocess.run(command, capture_output=True, text=True, check=False, start_new_session=True)
         if done.returncode:
             sys.exit(done.stderr.strip() or "bench: the floor failed")
         times = [float(line) / 1e6 for line in done.stdout.split()][warm_up:]
-        if concurrency == 1:
+        if concurrency == 1 and not options:
             self.floor_batches.append(median(times))
         return times
 
@@ -391,6 +394,17 @@ async def grpc_16(bench: Bench, server: Server) -> Row:
 
 def _rate(times: Sequence[float]) -> str:
     return f"{1 / median(times):.0f} jobs/s ({1 / max(times):.0f} to {1 / min(times):.0f})"
+
+
+async def profile(bench: Bench) -> Row:
+    """What the kernel takes for confining a job: the floor beside itself without the steps of the sandbox."""
+
+    async def unconfined(size: int) -> list[float]:
+        return await asyncio.to_thread(bench.floor, size, 1, "-b")
+
+    whole, bare = await in_turns(bench.choose(6, 20), 40, floor_batches(bench), unconfined)
+    beside = f"floor without the sandbox: {in_ms(bare)}"
+    return Row("floor, the full profile", in_ms(whole), beside, median(whole) / median(bare))
 
 
 async def beside_bwrap(bench: Bench, command: Sequence[str]) -> Row:
@@ -976,7 +990,7 @@ async def jobctl(bench: Bench, server: Server) -> Row:
 
 
 #: Every row by its name, in the order of the table. Those of SERVED are given a server.
-ALONE: Final = {"library": library, "library-16": library_16, "capture": capture}
+ALONE: Final = {"library": library, "library-16": library_16, "profile": profile, "capture": capture}
 SERVED: Final = {
     "grpc": grpc_serial,
     "grpc-16": grpc_16,
@@ -997,8 +1011,9 @@ SERVED: Final = {
 }
 PEERS: Final = ("bwrap", "ssh", "docker", "podman")
 ORDER: Final = (
-    *("library", "library-16", "grpc", "grpc-16", "https", "wrk", *PEERS, "replay", "replay-https", "capture"),
-    *("busy", "busy-https", "crowd", "followers", "latency", "idle", "memory", "growth", "restart", "jobctl"),
+    *("library", "library-16", "profile", "grpc", "grpc-16", "https", "wrk", *PEERS, "replay", "replay-https"),
+    *("capture", "busy", "busy-https", "crowd", "followers", "latency", "idle"),
+    *("memory", "growth", "restart", "jobctl"),
 )
 
 

@@ -1,11 +1,12 @@
 /*
  * The kernel's own price of a job: the system calls of a job from start to end, in C and with nothing around them.
  *
- *     floor RUNS [CONCURRENCY [STATE [PROGRAM]]]
+ *     floor [-b] [-f FILTER] RUNS [CONCURRENCY [STATE]]
  *
- * Runs PROGRAM (/bin/true) RUNS times, CONCURRENCY (1) of them at a time, with its files in a new directory below
+ * Runs /bin/true RUNS times, CONCURRENCY (1) of them at a time, with its files in a new directory below
  * STATE (/var/tmp), and prints the microseconds from the end of one run to the end of the next, one a line. Their sum
- * is the time for all runs. Needs root; leaves nothing behind, and takes nothing away while it measures.
+ * is the time for all runs. Needs root; leaves nothing behind, and takes nothing away while it measures. FILTER is a
+ * file with the filter program that seccomp.py makes; -b leaves out all that confines the program but its groups.
  *
  * The processes are those of the library: this one stands for server and launcher and forks a monitor into a new PID
  * namespace, which forks the program. The calls are those of src/jobworker/runtime in their order: job_dir.py,
@@ -24,8 +25,13 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <limits.h>
+#include <dirent.h>
 #include <linux/capability.h>
+#include <linux/filter.h>
+#include <linux/keyctl.h>
+#include <linux/landlock.h>
 #include <linux/sched.h>
+#include <linux/seccomp.h>
 #include <net/if.h>
 #include <poll.h>
 #include <sched.h>
@@ -46,6 +52,7 @@
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/un.h>
+#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -54,8 +61,10 @@
 #define MAX_TREES 8
 #define MAX_MASKS 64
 #define MAX_CONCURRENCY 256
+#define MAX_FILTER 1024 /* instructions */
 #define SPEC_SIZE 444    /* of a job that asks for nothing but /bin/true */
 #define OUTCOME_SIZE 640 /* of its end */
+#define REPORT_SIZE 840  /* of its isolation, read back */
 
 struct tree {
     char path[PATH_MAX / 4]; /* our parent group */
@@ -77,7 +86,10 @@ static struct tree trees[MAX_TREES];
 static struct mask masks[MAX_MASKS], proc_masks[MAX_MASKS];
 static int tree_count, mask_count, proc_mask_count;
 static char state[PATH_MAX / 4];
-static const char *program = "/bin/true";
+static const char *const program = "/bin/true";
+static struct sock_filter filter[MAX_FILTER];
+static struct sock_fprog filter_program = {.filter = filter};
+static int is_bare, landlock;
 static long runs, started;
 static int own_namespace, report = STDERR_FILENO, wakeup_end;
 static pid_t self;
@@ -433,7 +445,7 @@ static void set_rlimits(void)
         int number;
         rlim_t soft, hard;
     } limits[] = {
-        {RLIMIT_CORE, 0, 0}, {RLIMIT_NOFILE, 1024, 4096}, {RLIMIT_NPROC, 256, 256}, {RLIMIT_MEMLOCK, 65536, 65536},
+        {RLIMIT_CORE, 0, 0}, {RLIMIT_NOFILE, 1024, 4096}, {RLIMIT_NPROC, 257, 257}, {RLIMIT_MEMLOCK, 65536, 65536},
         {RLIMIT_MSGQUEUE, 0, 0}, {RLIMIT_RTPRIO, 0, 0}, {RLIMIT_NICE, 0, 0}, {RLIMIT_STACK, 8 << 20, 64 << 20},
     };
     for (size_t i = 0; i < sizeof limits / sizeof *limits; i++) {
@@ -456,13 +468,104 @@ static void drop_privileges(void)
     check(setgroups(0, NULL), "setgroups");
     check(setresgid(UID, UID, UID), "setresgid");
     check(setresuid(UID, UID, UID), "setresuid");
+    if (syscall(SYS_keyctl, KEYCTL_GET_KEYRING_ID, KEY_SPEC_USER_KEYRING, 0) > 0)
+        check(syscall(SYS_keyctl, KEYCTL_CLEAR, KEY_SPEC_USER_KEYRING), "user keyring");
     check(syscall(SYS_capset, &header, none), "capset");
     check(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs");
 }
 
+static void allow_beneath(int ruleset, const char *path, uint64_t rights)
+{
+    struct landlock_path_beneath_attr rule = {.allowed_access = rights};
+    rule.parent_fd = check(open(path, O_PATH | O_CLOEXEC), path);
+    check(syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &rule, 0), path);
+    close(rule.parent_fd);
+}
+
+static void restrict_writing(void)
+{
+    static const char *const directories[] = {"/tmp", "/dev/shm"};
+    static const char *const contents[] = {"/proc", "/dev/null", "/dev/zero", "/dev/full"};
+    const uint64_t change = 0x3ff << 4; /* LANDLOCK_ACCESS_FS_REMOVE_DIR to _REFER */
+    const uint64_t write = LANDLOCK_ACCESS_FS_WRITE_FILE | (landlock >= 3 ? 1 << 14 : 0); /* _TRUNCATE */
+    const struct landlock_ruleset_attr handled = {.handled_access_fs = write | change};
+    int ruleset = check(syscall(SYS_landlock_create_ruleset, &handled, sizeof handled, 0), "landlock");
+    for (size_t i = 0; i < sizeof directories / sizeof *directories; i++)
+        allow_beneath(ruleset, directories[i], write | change);
+    for (size_t i = 0; i < sizeof contents / sizeof *contents; i++)
+        allow_beneath(ruleset, contents[i], write);
+    check(syscall(SYS_landlock_restrict_self, ruleset, 0), "landlock");
+    close(ruleset);
+}
+
+/* What isolation.py asks the kernel, and the report of it. */
+static void read_back(void)
+{
+    static const char *const namespaces[] = {
+        "/proc/self/ns/pid", "/proc/self/ns/mnt", "/proc/self/ns/net", "/proc/self/ns/ipc",
+        "/proc/self/ns/uts", "/proc/self/ns/cgroup", "/proc/self/ns/user",
+    };
+    static const int limits[] = {
+        RLIMIT_CORE, RLIMIT_NOFILE, RLIMIT_NPROC, RLIMIT_MEMLOCK,
+        RLIMIT_MSGQUEUE, RLIMIT_RTPRIO, RLIMIT_NICE, RLIMIT_STACK,
+    };
+    static char words[REPORT_SIZE];
+    struct stat status;
+    struct rlimit limit;
+    struct utsname host;
+    for (size_t i = 0; i < sizeof namespaces / sizeof *namespaces; i++)
+        check(stat(namespaces[i], &status), namespaces[i]);
+    read_file("/proc/self/status");
+    read_file("/proc/self/mountinfo");
+    int refused = open("/dev/urandom", O_WRONLY | O_CLOEXEC);
+    if (refused >= 0)
+        close(refused);
+    for (size_t i = 0; i < sizeof limits / sizeof *limits; i++)
+        check(getrlimit(limits[i], &limit), "getrlimit");
+    read_file("/proc/self/oom_score_adj");
+    check(getsid(0), "getsid");
+    DIR *listing = opendir("/proc/self/fd");
+    if (!listing)
+        die("/proc/self/fd");
+    for (const struct dirent *entry; (entry = readdir(listing));)
+        fstat(atoi(entry->d_name), &status);
+    closedir(listing);
+    check(uname(&host), "uname");
+    memset(words, ' ', sizeof words);
+    words[sizeof words - 1] = '\n';
+    check(write(report, words, sizeof words), "status");
+}
+
+static void confine(const char *host)
+{
+    char place[PATH_MAX];
+    struct rlimit files;
+    check(unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP), "unshare");
+    make_root();
+    fill_proc();
+    fill_dev_and_scratch();
+    check(sethostname(host, strlen(host)), "sethostname");
+    raise_loopback();
+    check(setsid(), "setsid");
+    umask(022);
+    set_rlimits();
+    drop_privileges();
+    if (landlock >= 2)
+        restrict_writing();
+    close_range(3, report - 1, 0);
+    check(getrlimit(RLIMIT_NOFILE, &files), "getrlimit");
+    close_range(report + 1, files.rlim_max - 1, 0);
+    if (filter_program.len)
+        check(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &filter_program), "seccomp");
+    check(chdir("/tmp/work"), "workdir");
+    if (!getcwd(place, sizeof place))
+        die("workdir");
+    read_back();
+}
+
 static void become_program(const struct run *run)
 {
-    char job[sizeof "JOBWORKER_JOB_ID=" + sizeof run->id], host[sizeof "job-" + 8], place[PATH_MAX];
+    char job[sizeof "JOBWORKER_JOB_ID=" + sizeof run->id], host[sizeof "job-" + 8];
     char *const arguments[] = {(char *)program, NULL};
     char *const environment[] = {
         "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/tmp", "LANG=C.UTF-8", job, NULL,
@@ -476,23 +579,8 @@ static void become_program(const struct run *run)
         if (!tree->is_v2)
             check(write_file(in_group(tree, run->id, "tasks"), "0"), "tasks");
     check(write_file("/proc/self/oom_score_adj", "500"), "oom_score_adj");
-    check(unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP), "unshare");
-    make_root();
-    fill_proc();
-    fill_dev_and_scratch();
-    check(sethostname(host, strlen(host)), "sethostname");
-    raise_loopback();
-    check(setsid(), "setsid");
-    umask(022);
-    set_rlimits();
-    drop_privileges();
-    struct rlimit files;
-    close_range(3, report - 1, 0);
-    check(getrlimit(RLIMIT_NOFILE, &files), "getrlimit");
-    close_range(report + 1, files.rlim_max - 1, 0);
-    check(chdir("/tmp/work"), "workdir");
-    if (!getcwd(place, sizeof place))
-        die("workdir");
+    if (!is_bare)
+        confine(host);
     check(write(report, "\n", 1), "status");
     execve(program, arguments, environment);
     die(program);
@@ -515,16 +603,16 @@ static void on_child(int number)
         _exit(1);
 }
 
-/* Waits until exec has closed the other end; anything but a newline before that says what went wrong. */
+/* Waits until exec has closed the other end; a last line with anything in it says what went wrong. */
 static void check_exec(int status)
 {
-    char words[512];
+    char words[4096];
     size_t size = 0;
     ssize_t part;
     while ((part = read(status, words + size, sizeof words - size)) > 0)
         size += (size_t)part;
     close(status);
-    if (size != 1) {
+    if (size == 0 || words[size - 1] != '\n' || (size > 1 && words[size - 2] != '\n')) {
         check(write(STDERR_FILENO, words, size), "status");
         _exit(1);
     }
@@ -578,6 +666,21 @@ static void write_outcome(const struct run *run)
     as_service_user();
 }
 
+/* The monitor keeps of its rights what it still needs. */
+static void give_up_rights(void)
+{
+    const unsigned int kept = 1 << CAP_KILL | 1 << CAP_SETGID | 1 << CAP_SETUID | 1 << CAP_SYS_RESOURCE;
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct sets[2];
+    for (int capability = 0; capability < 64; capability++)
+        if ((capability > 31 || !(kept >> capability & 1)) && prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) < 0)
+            break;
+    check(syscall(SYS_capget, &header, sets), "capget");
+    sets[0] = (struct __user_cap_data_struct){.effective = sets[0].permitted & kept, .permitted = sets[0].permitted & kept};
+    sets[1] = (struct __user_cap_data_struct){0};
+    check(syscall(SYS_capset, &header, sets), "capset");
+}
+
 /* PID 1 of the new namespace: starts the program, reads its output to the end, reaps it, records its end. */
 static void supervise(const struct run *run)
 {
@@ -595,6 +698,7 @@ static void supervise(const struct run *run)
     int child_fd = check(syscall(SYS_pidfd_open, child, 0), "pidfd_open");
     check_exec(run->status[0]);
     check(send(run->channel, "running", 7, 0), "channel");
+    give_up_rights();
     int status = serve(run, child, child_fd);
     read_usage(run->id);
     write_outcome(run);
@@ -789,19 +893,34 @@ static void clean_up(void)
     rmdir(state);
 }
 
+static void load_filter(const char *path)
+{
+    int fd = check(open(path, O_RDONLY | O_CLOEXEC), path);
+    ssize_t size = check(read(fd, filter, sizeof filter), path);
+    filter_program.len = (unsigned short)((size_t)size / sizeof *filter);
+    close(fd);
+}
+
 int main(int argc, char **argv)
 {
     char path[PATH_MAX];
-    runs = argc > 1 ? strtol(argv[1], NULL, 10) : 0;
-    long concurrency = argc > 2 ? strtol(argv[2], NULL, 10) : 1;
-    if (argc > 5 || runs <= 0 || concurrency <= 0 || concurrency > MAX_CONCURRENCY) {
-        fprintf(stderr, "usage: floor RUNS [CONCURRENCY [STATE [PROGRAM]]]\n");
+    for (int option; (option = getopt(argc, argv, "bf:")) != -1;)
+        if (option == 'b')
+            is_bare = 1;
+        else if (option == 'f')
+            load_filter(optarg);
+        else
+            return 2;
+    argc -= optind;
+    argv += optind;
+    runs = argc > 0 ? strtol(argv[0], NULL, 10) : 0;
+    long concurrency = argc > 1 ? strtol(argv[1], NULL, 10) : 1;
+    if (argc > 3 || runs <= 0 || concurrency <= 0 || concurrency > MAX_CONCURRENCY) {
+        fprintf(stderr, "usage: floor [-b] [-f FILTER] RUNS [CONCURRENCY [STATE]]\n");
         return 2;
     }
-    if (argc > 4)
-        program = argv[4];
     self = getpid();
-    snprintf(state, sizeof state, "%s/jobworker-floor-%d", argc > 3 ? argv[3] : "/var/tmp", self);
+    snprintf(state, sizeof state, "%s/jobworker-floor-%d", argc > 2 ? argv[2] : "/var/tmp", self);
     check(mkdir(state, 0700), state);
     snprintf(path, sizeof path, "%s/jobs", state);
     check(mkdir(path, 0700), path);
@@ -809,6 +928,7 @@ int main(int argc, char **argv)
     check(dup2(check(open("/dev/null", O_RDONLY | O_CLOEXEC), "/dev/null"), 0), "/dev/null");
     own_namespace = check(open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC), "/proc/self/ns/pid");
     signal(SIGCHLD, SIG_IGN); /* monitors put their own end on record */
+    landlock = (int)syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
     prepare_trees();
     survey();
     measure(concurrency);
