@@ -1,10 +1,11 @@
 """What becomes of jobs that an earlier server left: adopted, believed or declared lost, and none is forgotten."""
 
+import asyncio
 import contextlib
-import itertools
 import json
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,22 +17,9 @@ from jobworker.core.errors import ErrorCode, JobError
 from jobworker.core.job_id import new_job_id
 from jobworker.core.outcome import Exited, Lost, Outcome, Stopped
 from jobworker.job import JobStatus
-from jobworker.recovery import Adopt, Believe, DeclareLost, Facts, judge
+from jobworker.recovery import why_lost
 from jobworker.runtime.cgroup_host import CgroupHost
 from jobworker.worker import bootstrap
-
-
-@pytest.mark.parametrize("has_directory", [True, False])
-@pytest.mark.parametrize("is_same_boot", [True, False])
-@pytest.mark.parametrize("is_supervised", [True, False])
-def test_a_recorded_end_is_always_believed(has_directory: bool, is_same_boot: bool, is_supervised: bool) -> None:  # noqa: FBT001
-    facts = Facts(has_directory=has_directory, has_outcome=True, is_supervised=is_supervised, is_same_boot=is_same_boot)
-    assert judge(facts) == Believe()
-
-
-@pytest.mark.parametrize("is_same_boot", [True, False])
-def test_a_job_with_a_living_monitor_is_adopted(is_same_boot: bool) -> None:  # noqa: FBT001
-    assert judge(Facts(has_directory=True, has_outcome=False, is_supervised=True, is_same_boot=is_same_boot)) == Adopt()
 
 
 @pytest.mark.parametrize(
@@ -43,18 +31,8 @@ def test_a_job_with_a_living_monitor_is_adopted(is_same_boot: bool) -> None:  # 
         (True, True, "its monitor was killed"),
     ],
 )
-def test_a_job_without_monitor_and_end_is_lost_and_it_says_why(
-    has_directory: bool,  # noqa: FBT001
-    is_same_boot: bool,  # noqa: FBT001
-    reason: str,
-) -> None:
-    facts = Facts(has_directory=has_directory, has_outcome=False, is_supervised=False, is_same_boot=is_same_boot)
-    assert judge(facts) == DeclareLost(Lost(reason))
-
-
-def test_there_is_a_verdict_for_every_combination_of_facts() -> None:
-    for values in itertools.product([True, False], repeat=4):
-        assert judge(Facts(*values)) is not None
+def test_a_lost_job_says_why(has_directory: bool, is_same_boot: bool, reason: str) -> None:  # noqa: FBT001
+    assert why_lost(has_directory=has_directory, is_same_boot=is_same_boot) == Lost(reason)
 
 
 # With real jobs. A worker that is closed and one that is killed leave the same: jobs with their monitors.
@@ -217,6 +195,45 @@ async def test_groups_that_a_killed_monitor_left_after_the_end_are_removed(state
         assert {group.name for group in job_groups(state)} == {running.id}
         assert outcome_of(await second.status(ended.id)) == Exited(3)
         assert (await second.status(running.id)).state is State.RUNNING
+
+
+@needs_root
+async def test_monitors_that_stand_still_are_waited_for_all_at_once(state: Path, first: Worker) -> None:
+    """C1: as when the disk of their jobs hangs. The control: they are pending until they go on."""
+    hung = [(await first.start(shell("exec sleep 1000"))).id for _ in range(12)]
+    await first.close()
+    monitors = [monitor_of(job_id) for job_id in hung]
+    for pid in monitors:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        second = await Worker.open(state)
+        took = time.monotonic() - began
+        assert {job.state for job in second.list()} == {State.PENDING}
+    finally:
+        for pid in monitors:
+            os.kill(pid, signal.SIGCONT)
+    assert took < len(hung), "a second for each"
+    await eventually(lambda: {job.state for job in second.list()} == {State.RUNNING})
+    for job_id in hung:
+        await second.remove(job_id, force=True)
+    await second.close()
+
+
+@needs_root
+async def test_an_end_that_the_disk_does_not_take_keeps_no_server_from_starting(state: Path, first: Worker) -> None:
+    """R2: it goes on record when the disk takes it; until then the job has no end."""
+    job = await start_talking(first, shell("echo kept; exec sleep 1000"))
+    await first.close()
+    os.kill(monitor_of(job.id), signal.SIGKILL)
+    place = state / "jobs" / job.id / "outcome.json.new"
+    await eventually(lambda: job_processes(state, job.id) == set())
+    place.unlink()
+    place.mkdir()  # what nothing can be written to, not by root either
+    async with asyncio.timeout(20), successor(state) as second:
+        assert (await second.status(job.id)).ending is None
+        place.rmdir()
+        assert outcome_of(await second.wait(job.id)) == Lost("its monitor was killed")
 
 
 @needs_root

@@ -18,7 +18,7 @@ from jobworker.access.policy import Action, is_allowed
 from jobworker.access.principal import Principal, Role, identified
 from jobworker.core.errors import ErrorCode, JobError
 from jobworker.core.job_id import new_job_id
-from jobworker.core.lifecycle import Ended, State
+from jobworker.core.lifecycle import Ended, Running, State
 from jobworker.core.outcome import Exited, Lost, Outcome, Stopped
 from jobworker.core.spec import JobSpec, Limits, MiB, Network
 from jobworker.runtime.launcher_client import LauncherClient
@@ -478,6 +478,34 @@ async def test_a_row_without_a_directory_is_a_job_that_was_never_started(state: 
         await service.wait(ALICE, again.record.id, None)
         await service.remove(ALICE, again.record.id, force=False)
         assert recorded(database, again.record.id) is None
+
+
+@pytest.mark.parametrize("name", ["spec.json", "outcome.json"])
+@pytest.mark.parametrize(
+    "damage", [b"", b"\xff\xfe{", b'{"outcome": {"kind": "exi', None], ids=["empty", "bytes", "cut", "eio"]
+)
+async def test_a_job_whose_files_are_damaged_is_lost_for_that_reason_and_its_key_is_used_up(
+    state: Path, database: Database, name: str, damage: bytes | None
+) -> None:
+    """C5, S11: it may have run. None: the file cannot be read at all."""
+    async with serving(state, database) as service:
+        job, _ = await service.start(ALICE, TRUE, "key")
+        await service.wait(ALICE, job.record.id, None)
+    record = replace(job.record, phase=Running(1.0))
+    for expected in (State.COMPLETED, State.RUNNING):
+        await database.write(lambda connection, state=expected: jobs.compare_and_set(connection, state, record))  # type: ignore[misc]
+    place = state / "jobs" / record.id / name
+    place.unlink()
+    if damage is None:
+        place.mkdir()
+    else:
+        place.write_bytes(damage)
+    async with serving(state, database) as service:
+        view = await service.status(ALICE, record.id)
+        assert isinstance(view.record.phase, Ended)
+        assert view.record.phase.ending.outcome == Lost("the job's files are damaged")
+        again, existed = await service.start(ALICE, TRUE, "key")
+        assert (again.record.id, existed) == (record.id, True)
 
 
 async def test_a_row_whose_directory_a_reset_has_cost_was_started_for_all_one_knows(

@@ -21,11 +21,11 @@ from jobworker.access.principal import Principal, Role
 from jobworker.core.errors import ErrorCode, JobError, invalid
 from jobworker.core.job_id import check_job_id, new_job_id
 from jobworker.core.lifecycle import Ended, Finished, Pending, Phase, Running, State, Stopping, advance
-from jobworker.core.outcome import Ending, Lost, Outcome, OutputTotals, Usage
+from jobworker.core.outcome import Ending, Outcome, OutputTotals, Usage
 from jobworker.core.spec import JobSpec, Network
 from jobworker.events import JobEvent, JobEvents
 from jobworker.job import JobStatus
-from jobworker.recovery import NEVER_STARTED, DeclareLost, Facts, judge
+from jobworker.recovery import DAMAGED, NEVER_STARTED, why_lost
 from jobworker.runtime.controls import describe_isolation
 from jobworker.runtime.launcher_client import LauncherClient
 from jobworker.runtime.output_log import BOTH, Chunk, Stream
@@ -526,10 +526,9 @@ class Service:
             return  # its end was told while the worker looked around
         try:
             status = await self._worker.status(record.id)
-        except JobError:
-            facts = Facts(has_directory=False, has_outcome=False, is_supervised=False, is_same_boot=is_same_boot)
-            verdict = judge(facts)
-            lost = verdict.outcome if isinstance(verdict, DeclareLost) else Lost("its record was lost")
+        except JobError as error:
+            is_missing = error.code is ErrorCode.JOB_NOT_FOUND
+            lost = why_lost(has_directory=False, is_same_boot=is_same_boot) if is_missing else DAMAGED
             ended, _ = advance(record.phase, Finished(Ending(outcome=lost, ended_at=self._clock())))
             await self._on_end(_status_of(record, ended))
             return

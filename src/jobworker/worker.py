@@ -11,6 +11,7 @@ launcher makes the jobs, and their monitors keep them when this process dies.
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import math
 import os
@@ -23,7 +24,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from jobworker import recovery
 from jobworker.core.errors import ErrorCode, JobError, invalid
 from jobworker.core.job_id import check_job_id, is_job_id, new_job_id
 from jobworker.core.lifecycle import (
@@ -37,6 +37,7 @@ from jobworker.core.lifecycle import (
 from jobworker.core.outcome import Ending, Lost, OutputTotals
 from jobworker.core.spec import JobSpec
 from jobworker.job import Job, JobStatus
+from jobworker.recovery import why_lost
 from jobworker.rotation import Rotation
 from jobworker.runtime import job_dir, wire
 from jobworker.runtime.inotify import Inotify
@@ -56,6 +57,8 @@ _MONITOR_GONE: Final = (ConnectionRefusedError, FileNotFoundError)
 _ENDED_FILES: Final = (job_dir.SPEC, job_dir.OUTCOME)
 #: What reading a job's files raises when a crash, or another release, has left them otherwise than we write them.
 _DAMAGE: Final = (ValueError, KeyError, TypeError, JobError)
+#: What the kernel says of files that are there and lost: of the disk, the file system, or no regular ones.
+_UNREADABLE: Final = {errno.EIO, errno.EUCLEAN, errno.EISDIR, errno.EPERM}
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -340,7 +343,9 @@ class Worker:
             return _load_ended(job_id, directory)
         except FileNotFoundError:
             raise _not_found() from None
-        except _DAMAGE as error:
+        except (*_DAMAGE, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in _UNREADABLE:
+                raise
             raise JobError(ErrorCode.INTERNAL, "the job's files are damaged; it can only be removed") from error
         finally:
             os.close(directory)
@@ -386,6 +391,8 @@ class Worker:
             cleaner.close()
         if isinstance(answer, wire.StartFailed):
             raise answer.error()
+        if not isinstance(answer, wire.Cleaned):
+            raise JobError(ErrorCode.UNAVAILABLE, "the launcher died before it had cleaned up; try again")
 
     def _on_finished(self, job: Job, ending: Ending | None) -> None:
         """The monitor has spoken its last word, or has died without one."""
@@ -414,20 +421,11 @@ class Worker:
             recorded = job_dir.read_outcome(directory)
             if recorded is not None:
                 return Ending.from_document(recorded)
-            facts = recovery.Facts(
-                has_directory=True,
-                has_outcome=False,
-                is_supervised=False,
-                is_same_boot=job.boot_id in {"", self.boot_id},
-            )
-            verdict = recovery.judge(facts)
-            if not isinstance(verdict, recovery.DeclareLost):
-                raise TypeError("a job without a monitor and without an outcome is lost")
             with contextlib.suppress(JobError, TimeoutError):
                 await self._clean_up(job.id)
             started_at = job.phase.started_at if isinstance(job.phase, (Running, Stopping)) else None
             ending = Ending(
-                outcome=verdict.outcome,
+                outcome=why_lost(has_directory=True, is_same_boot=job.boot_id in {"", self.boot_id}),
                 started_at=started_at,
                 ended_at=time.time(),
                 output=await asyncio.to_thread(_totals, directory),
@@ -443,6 +441,10 @@ class Worker:
             # One with an end and without a spec is what a removal left that was cut short.
             if is_job_id(entry.name) and not all(Path(entry.path, name).exists() for name in _ENDED_FILES):
                 await self._recover_one(entry.name)
+        # Monitors that do not answer, as when their disk hangs, keep no other job waiting.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ADOPTION_TIMEOUT):
+                await asyncio.gather(*(job.wait_answer() for job in self._jobs.values()), return_exceptions=True)
         for job_id in self._launcher.empty_groups:
             await self._clean_up_after_end(job_id)
 
@@ -484,15 +486,20 @@ class Worker:
             self._adopt(job)
         except _MONITOR_GONE:
             if not await self._forget_unlaunched(job):
-                await self._conclude(job, None)
+                await self._conclude_at_start(job)
             return
         except OSError:
             self._keep(asyncio.create_task(self._adopt_later(job)))
             return
-        # A monitor that does not answer, as when its disk hangs, keeps no other job waiting.
-        with contextlib.suppress(JobError, TimeoutError):
-            async with asyncio.timeout(_ADOPTION_TIMEOUT):
-                await job.wait_answer()
+
+    async def _conclude_at_start(self, job: Job) -> None:
+        """Puts the end of a job without a monitor on record; where the disk does not take it, later."""
+        try:
+            ending = await self._conclude_without_monitor(job)
+        except OSError:
+            self._on_finished(job, None)
+        else:
+            await self._conclude(job, ending)
 
     def _adopt(self, job: Job) -> None:
         """Connects to the job's monitor; OSError of _MONITOR_GONE when there is none, any other when it is too busy."""
