@@ -198,6 +198,25 @@ async def test_groups_that_a_killed_monitor_left_after_the_end_are_removed(state
 
 
 @needs_root
+async def test_a_job_whose_request_cannot_be_read_is_ended_since_nobody_could_stop_it(
+    state: Path, first: Worker
+) -> None:
+    """C5, P1. Its monitor lives; what it was is not known any more. A directory stands for a file that gives EIO."""
+    jobs = [await start_talking(first, shell("echo out; exec sleep 1000")) for _ in range(2)]
+    await first.close()
+    (state / "jobs" / jobs[0].id / "spec.json").write_text("{")
+    (state / "jobs" / jobs[1].id / "spec.json").unlink()
+    (state / "jobs" / jobs[1].id / "spec.json").mkdir()
+    async with successor(state) as second:
+        assert second.list() == []
+        await eventually(lambda: job_groups(state) == [])
+        (state / "jobs" / jobs[1].id / "spec.json").rmdir()
+        for job in jobs:
+            assert (state / "jobs" / job.id / "output").read_bytes() == b"out\n"
+            await second.remove(job.id)
+
+
+@needs_root
 async def test_monitors_that_stand_still_are_waited_for_all_at_once(state: Path, first: Worker) -> None:
     """C1: as when the disk of their jobs hangs. The control: they are pending until they go on."""
     hung = [(await first.start(shell("exec sleep 1000"))).id for _ in range(12)]

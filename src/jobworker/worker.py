@@ -471,12 +471,13 @@ class Worker:
                 # The server died while it made the directory, or while it removed it.
                 job_dir.remove(self._jobs_dir, job_id)
                 return
-            except _DAMAGE:
-                # What was launched stays for its owner to look at and to remove.
-                if not (self._jobs_dir / job_id / job_dir.LOCK).exists():
-                    job_dir.remove(self._jobs_dir, job_id)
-                elif not job_dir.is_supervised(directory):
-                    await self._clean_up(job_id)
+            except (*_DAMAGE, OSError):
+                # What was launched stays for its owner to look at and to remove, and ends: nobody could stop it.
+                with contextlib.suppress(JobError, OSError):
+                    if (self._jobs_dir / job_id / job_dir.LOCK).exists():
+                        await self._clean_up(job_id)
+                    else:
+                        job_dir.remove(self._jobs_dir, job_id)
                 return
             job = Job(job_id, request.spec, request.created_at, request.boot_id)
             self._jobs[job_id] = job
@@ -487,10 +488,8 @@ class Worker:
         except _MONITOR_GONE:
             if not await self._forget_unlaunched(job):
                 await self._conclude_at_start(job)
-            return
         except OSError:
             self._keep(asyncio.create_task(self._adopt_later(job)))
-            return
 
     async def _conclude_at_start(self, job: Job) -> None:
         """Puts the end of a job without a monitor on record; where the disk does not take it, later."""

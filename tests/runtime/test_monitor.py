@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 import socket
 from collections.abc import Iterator
@@ -70,6 +71,23 @@ async def test_garbage_ends_its_own_connection_and_nothing_else(
         channel.send(packet)
         assert wire.receive(channel) == (None, [])
     assert (await worker.status(sleeper.id)).state is State.RUNNING
+
+
+async def test_a_monitor_without_a_free_descriptor_keeps_its_job(
+    worker: Worker, state: Path, sleeper: JobStatus
+) -> None:
+    """R1. Whoever wants to talk to it waits until there is one."""
+    monitor = monitor_of(sleeper.id)
+    used = {int(fd) for fd in os.listdir(f"/proc/{monitor}/fd")}
+    limits = resource.prlimit(monitor, resource.RLIMIT_NOFILE)
+    resource.prlimit(monitor, resource.RLIMIT_NOFILE, (min(set(range(len(used) + 1)) - used), limits[1]))
+    with connection(state, sleeper) as channel:
+        for _ in range(3):  # it has looked at its connections before it answers again
+            assert (await worker.status(sleeper.id)).state is State.RUNNING
+        resource.prlimit(monitor, resource.RLIMIT_NOFILE, limits)
+        news, _ = wire.receive(channel)
+        assert isinstance(news, wire.NowRunning)
+    assert (await worker.stop(sleeper.id)).state is State.STOPPED
 
 
 def ask_many_times(channel: socket.socket) -> None:

@@ -211,10 +211,14 @@ def remove_files(directory: int) -> None:
 
 def _read(directory: int, name: str) -> bytes:
     # Whoever reads may have more rights than the owner of the directory: nothing in it can make them wait.
-    with open(os.open(name, _READ | os.O_NONBLOCK, dir_fd=directory), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+    fd = os.open(name, _READ | os.O_NONBLOCK, dir_fd=directory)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise PermissionError(errno.EPERM, "not a regular file")
-        return file.read(_MAX_SPEC)
+        with open(fd, "rb", closefd=False) as file:
+            return file.read(_MAX_SPEC)
+    finally:
+        os.close(fd)
 
 
 def _write_new(directory: int, name: str, content: bytes) -> None:

@@ -470,15 +470,17 @@ class Monitor:
     # Orders.
 
     def _accept(self) -> None:
-        with contextlib.suppress(BlockingIOError):
+        try:
             channel = job_dir.accept(self._listener)
-            _, uid = linux.peer_credentials(channel)
-            if uid not in {0, self._job.service_uid}:
-                channel.close()
-                return
-            self._add_channel(channel)
-            if not isinstance(self._phase, Pending):
-                self._say(channel, self._news())
+        except OSError:
+            return  # nobody is there any more, or no descriptor is free, which may be otherwise in the next turn
+        _, uid = linux.peer_credentials(channel)
+        if uid not in {0, self._job.service_uid}:
+            channel.close()
+            return
+        self._add_channel(channel)
+        if not isinstance(self._phase, Pending):
+            self._say(channel, self._news())
 
     def _add_channel(self, channel: socket.socket) -> None:
         channel.setblocking(False)
