@@ -47,7 +47,7 @@ from jobworker.turnstile import Turnstile
 
 MAX_CHUNK: Final = 96 * 1024  # larger ones cost more: from 128 KiB on malloc maps and faults each one anew
 _STARTS_AT_ONCE: Final = 64  # what the launcher's queue holds with room to spare
-_STARTS_OF_ONE: Final = 4  # enough to keep two cores busy, and soon over for whoever comes next
+_STARTS_OF_ONE: Final = 4  # enough to keep two cores busy
 _CHUNKS_AT_ONCE: Final = 8  # a millisecond or so of encryption, then everybody else's turn comes
 _TAILS_AT_ONCE: Final = 2  # the other threads are for those who read on
 _ADOPTION_TIMEOUT: Final = 1.0
@@ -106,7 +106,7 @@ class Worker:
         self._inotify = inotify
         self._on_end = on_end
         self._jobs: dict[str, Job] = {}
-        self._starts = Rotation(_STARTS_AT_ONCE, _STARTS_OF_ONE)
+        self._starts = Rotation(_STARTS_AT_ONCE, alone=_STARTS_OF_ONE)
         self._tails = asyncio.Semaphore(_TAILS_AT_ONCE)
         self._chunks = Turnstile(_CHUNKS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
