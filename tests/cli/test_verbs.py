@@ -5,6 +5,7 @@ import subprocess
 import sys
 import uuid
 from collections import Counter
+from unittest.mock import ANY
 
 import grpc
 import pytest
@@ -30,6 +31,21 @@ def test_the_hint_of_start_repeats_how_the_server_was_reached(transport, jobctl,
     done = jobctl("start", "--context", place, "--transport", transport.value, "--", "echo")
     hint = f"jobctl --context {place} --transport {transport.value} logs {done.stdout.decode().strip()}\n"
     assert hint.encode() in done.stderr
+
+
+def test_start_as_json_prints_the_whole_job_as_status_does(server, jobctl):
+    done = jobctl("start", "-o", "json", "--name", "n", "--", "echo")
+    document = json.loads(done.stdout)
+    assert document == json.loads(jobctl("status", "-o", "json", document["id"]).stdout)
+    assert document["spec"]["name"] == "n"
+    (line,) = jobctl("start", "-o", "jsonl", "--", "echo").stdout.splitlines()
+    assert json.loads(line)["id"] in server.jobs.jobs
+
+
+def test_the_output_of_run_is_the_jobs_and_has_no_other_format(jobctl):
+    done = jobctl("run", "-o", "json", "--", "echo")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"No such option: -o" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -177,10 +193,54 @@ def test_stop_prints_the_ids_and_forgives_jobs_that_had_ended(server, jobctl):
     assert {request.signal for request in server.jobs.requests if isinstance(request, pb2.StopRequest)} == {2}
 
 
+UNKNOWN = "ffffffff-0000-4000-8000-000000000000"
+
+
+@pytest.mark.parametrize(
+    ("verb", "script", "fact"),
+    [
+        (["stop"], RUNS_ON, ("state", "STOPPED")),
+        (["stop"], Script([]), ("state", "COMPLETED")),
+        (["wait"], Script([]), ("exit_code", 0)),
+        (["rm"], Script([]), ("id", ANY)),
+        (["signal", "-s", "HUP"], RUNS_ON, ("signal", 1)),
+        (["kill"], RUNS_ON, ("signal", 9)),
+    ],
+    ids=["stop", "stop-ended", "wait", "rm", "signal", "kill"],
+)
+def test_what_became_of_jobs_as_json(server, jobctl, verb, script, fact):
+    server.jobs.scripts[b"p"] = script
+
+    def added(count):
+        return [server.add(b"p") for _ in range(count)]
+
+    (one,) = added(1)
+    document = json.loads(jobctl(*verb, "-o", "json", one).stdout)
+    assert document["id"] == one
+    assert fact in document.items()
+
+    several = added(2)
+    documents = json.loads(jobctl(*verb, "-o", "json", *several).stdout)
+    assert sorted(document["id"] for document in documents) == sorted(several)
+
+    several = added(2)
+    done = jobctl(*verb, "-o", "jsonl", several[0], UNKNOWN, several[1])
+    assert sorted(json.loads(line)["id"] for line in done.stdout.splitlines()) == sorted(several)
+    assert done.returncode == 125
+
+
+def test_one_json_document_holds_the_jobs_that_could_be_acted_on(server, jobctl):
+    ended = server.add(b"echo")
+    done = jobctl("wait", "-o", "json", UNKNOWN, ended)
+    assert [document["id"] for document in json.loads(done.stdout)] == [ended]
+    assert done.returncode == 125
+    assert jobctl("rm", "-o", "json", UNKNOWN).stdout == b""
+
+
 def test_one_job_that_cannot_be_stopped_does_not_keep_the_others(server, jobctl):
     server.jobs.scripts[b"p"] = RUNS_ON
     running = server.add(b"p")
-    done = jobctl("cancel", str(uuid.uuid4()).replace("-", "")[:8] + "-0000-4000-8000-000000000000", running)
+    done = jobctl("cancel", UNKNOWN, running)
     assert done.returncode == 125
     assert done.stdout.decode().split() == [running]
 
@@ -338,6 +398,14 @@ def test_a_mistyped_verb_is_answered_with_the_right_one(jobctl):
     assert b"did you mean 'stats' or 'start'" in done.stderr
     assert b"did you mean 'list'" in jobctl("context", "lsit").stderr
     assert b"no such command 'bogus'; see: jobctl --help" in jobctl("bogus").stderr
+
+
+def test_a_commands_option_before_it_is_answered_with_its_place(jobctl):
+    done = jobctl("-o", "json", "ps")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"no such option -o before a command; a command's options go behind it, as in: jobctl list -o json" in (
+        done.stderr
+    )
 
 
 @pytest.mark.parametrize(

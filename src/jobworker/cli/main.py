@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import Annotated, Any, ClassVar, Final
 
 import typer
+from typer._click.exceptions import NoSuchOption
 from typer.core import TyperGroup
 
 from jobworker.cli.interruption import Interrupted
@@ -94,6 +95,14 @@ class _Jobctl(VerbGroup):
         "cancel": "stop:stop",
         "kill": "signal:kill",
     }
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """Reads the words before the verb; a usage error tells where a verb's own options go."""
+        try:
+            return super().parse_args(ctx, args)
+        except NoSuchOption as error:
+            hint = f"a command's options go behind it, as in: {ctx.command_path} list -o json"
+            return ctx.fail(f"no such option {error.option_name} before a command; {hint}")
 
     def invoke(self, ctx: Any) -> Any:
         """Runs the verb and leaves with the exit code that belongs to how it went."""

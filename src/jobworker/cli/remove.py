@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from jobworker.cli.options import ContextOption, JobsArgument, TransportOption
+from jobworker.cli.options import ContextOption, Format, FormatOption, JobsArgument, TransportOption
+from jobworker.cli.report import Report
 from jobworker.cli.session import Target, for_each, talk
 from jobworker.client.job_client import JobClient
 from jobworker.core.errors import ErrorCode, JobError
@@ -14,6 +15,7 @@ def remove(
     *,
     ids: JobsArgument,
     force: Annotated[bool, typer.Option("--force", "-f", help="End a job that still runs first.")] = False,
+    output: FormatOption = Format.TABLE,
     context: ContextOption = None,
     transport: TransportOption = None,
 ) -> None:
@@ -27,16 +29,17 @@ def remove(
       jobctl rm $(jobctl list -a -q --state completed)
     """
 
-    async def remove_one(client: JobClient, job_id: str) -> None:
+    async def remove_one(client: JobClient, job_id: str, report: Report) -> None:
         try:
             await client.remove(job_id, force=force)
         except JobError as error:
             if error.code is ErrorCode.JOB_RUNNING:
                 raise JobError(error.code, f"job {job_id} still runs; to end it first: jobctl rm --force") from error
             raise
-        print(job_id, flush=True)  # noqa: T201 - the data
+        report.add({"id": job_id})
 
     async def remove_all(client: JobClient) -> None:
-        await for_each(client, ids, lambda job_id: remove_one(client, job_id))
+        with Report(output, ids) as report:
+            await for_each(client, ids, lambda job_id: remove_one(client, job_id, report))
 
     talk(Target(context, transport), remove_all)

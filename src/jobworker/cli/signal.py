@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from jobworker.cli.options import ContextOption, JobsArgument, TransportOption
+from jobworker.cli.options import ContextOption, Format, FormatOption, JobsArgument, TransportOption
+from jobworker.cli.report import Report
 from jobworker.cli.session import Target, for_each, talk
 from jobworker.client.job_client import JobClient
 from jobworker.core.errors import invalid
@@ -14,8 +15,10 @@ _HIGHEST = 64  # SIGRTMAX of Linux
 
 
 def signal(
+    *,
     ids: JobsArgument,
     signal: Annotated[str, typer.Option("--signal", "-s", metavar="SIGNAL", help="Its name or number.")],
+    output: FormatOption = Format.TABLE,
     context: ContextOption = None,
     transport: TransportOption = None,
 ) -> None:
@@ -28,12 +31,14 @@ def signal(
       jobctl signal -s SIGUSR1 3f2a91c0 77b0c2d4
       jobctl signal -s 15 3f2a91c0
     """
-    _send(ids, parse_signal(signal), Target(context, transport))
+    _send(ids, parse_signal(signal), output, Target(context, transport))
 
 
 def kill(
+    *,
     ids: JobsArgument,
     signal: Annotated[str, typer.Option("--signal", "-s", metavar="SIGNAL", help="Its name or number.")] = "KILL",
+    output: FormatOption = Format.TABLE,
     context: ContextOption = None,
     transport: TransportOption = None,
 ) -> None:
@@ -44,7 +49,7 @@ def kill(
       jobctl kill -s INT 3f2a91c0
       jobctl kill -s 15 3f2a91c0 77b0c2d4
     """
-    _send(ids, parse_signal(signal), Target(context, transport))
+    _send(ids, parse_signal(signal), output, Target(context, transport))
 
 
 def parse_signal(text: str) -> int:
@@ -57,12 +62,13 @@ def parse_signal(text: str) -> int:
         raise invalid("--signal", text, f"a name such as TERM or SIGHUP, or a number from 1 to {_HIGHEST}") from None
 
 
-def _send(ids: list[str], number: int, target: Target) -> None:
-    async def send_one(client: JobClient, job_id: str) -> None:
+def _send(ids: list[str], number: int, output: Format, target: Target) -> None:
+    async def send_one(client: JobClient, job_id: str, report: Report) -> None:
         await client.signal(job_id, number)
-        print(job_id, flush=True)  # noqa: T201 - the data
+        report.add({"id": job_id, "signal": number})
 
     async def send_all(client: JobClient) -> None:
-        await for_each(client, ids, lambda job_id: send_one(client, job_id))
+        with Report(output, ids) as report:
+            await for_each(client, ids, lambda job_id: send_one(client, job_id, report))
 
     talk(target, send_all)

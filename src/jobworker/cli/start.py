@@ -4,16 +4,19 @@ import shlex
 
 from jobworker.cli.job_options import Order, takes_job_options
 from jobworker.cli.notice import say, say_what_is_missing
+from jobworker.cli.options import Format, FormatOption
+from jobworker.cli.render import print_json
 from jobworker.cli.session import talk
 from jobworker.client.job_client import JobClient
 from jobworker.client.model import Started
 
 
 @takes_job_options
-def start(order: Order) -> None:
+def start(order: Order, *, output: FormatOption = Format.TABLE) -> None:
     """Start a program as a job and print the job's id.
 
     Returns when the program really runs. The job goes on whatever happens to this terminal.
+    With -o json or jsonl the whole job is printed, as status does.
 
     Examples:
       jobctl start -- /bin/sleep 60
@@ -33,4 +36,7 @@ def start(order: Order) -> None:
     see = shlex.join(["jobctl", *order.target.options(), "logs", started.job.id])
     say(f"{how}; see its output with: {see}")
     say_what_is_missing(started.job)
-    print(started.job.id)  # noqa: T201 - the data
+    if output is Format.TABLE:
+        print(started.job.id)  # noqa: T201 - the data
+    else:
+        print_json(started.job.to_document(), is_compact=output is Format.JSONL)

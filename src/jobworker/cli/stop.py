@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 from jobworker.cli.notice import say
-from jobworker.cli.options import ContextOption, JobsArgument, TransportOption
+from jobworker.cli.options import ContextOption, Format, FormatOption, JobsArgument, TransportOption
+from jobworker.cli.report import Report
 from jobworker.cli.session import Target, for_each, talk
 from jobworker.cli.signal import parse_signal
 from jobworker.client.job_client import JobClient
@@ -13,7 +14,8 @@ from jobworker.core.errors import ErrorCode, JobError
 from jobworker.core.units import parse_duration
 
 
-def stop(
+def stop(  # noqa: PLR0913 - one parameter an option
+    *,
     ids: JobsArgument,
     grace: Annotated[
         str,
@@ -22,13 +24,14 @@ def stop(
     signal: Annotated[
         str | None, typer.Option("--signal", "-s", metavar="SIGNAL", help="The signal before the grace. Default: TERM.")
     ] = None,
+    output: FormatOption = Format.TABLE,
     context: ContextOption = None,
     transport: TransportOption = None,
 ) -> None:
     """End jobs and everything in them.
 
-    Also called cancel. Without a grace they end at once. Prints each job's id when nothing of
-    it lives any more. A job that had ended before is no error.
+    Also called cancel. Without a grace they end at once. Prints each job's id, or with -o json
+    the whole job, when nothing of it lives any more. A job that had ended before is no error.
 
     Examples:
       jobctl stop 3f2a91c0
@@ -40,16 +43,18 @@ def stop(
     if signal and not seconds:
         raise JobError(ErrorCode.INVALID_ARGUMENT, "--signal needs --grace: without it jobs are killed at once")
 
-    async def stop_one(client: JobClient, job_id: str) -> None:
+    async def stop_one(client: JobClient, job_id: str, report: Report) -> None:
         try:
-            await client.stop(job_id, grace=seconds, signal=number)
+            job = await client.stop(job_id, grace=seconds, signal=number)
         except JobError as error:
             if error.code is not ErrorCode.JOB_NOT_RUNNING:
                 raise
             say(f"job {job_id} had already ended")
-        print(job_id, flush=True)  # noqa: T201 - the data
+            job = await client.status(job_id)
+        report.add(job.to_document())
 
     async def stop_all(client: JobClient) -> None:
-        await for_each(client, ids, lambda job_id: stop_one(client, job_id))
+        with Report(output, ids) as report:
+            await for_each(client, ids, lambda job_id: stop_one(client, job_id, report))
 
     talk(Target(context, transport), stop_all)

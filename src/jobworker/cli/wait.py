@@ -7,7 +7,7 @@ import typer
 
 from jobworker.cli.notice import say, say_how_it_ended
 from jobworker.cli.options import ContextOption, Format, FormatOption, JobsArgument, TransportOption
-from jobworker.cli.render import print_json
+from jobworker.cli.report import Report
 from jobworker.cli.session import Target, find_job, for_each, talk
 from jobworker.client.job_client import JobClient
 from jobworker.client.model import Job
@@ -38,23 +38,29 @@ def wait(  # noqa: PLR0913 - one parameter an option
     """
     seconds = None if timeout is None else parse_duration(timeout, "--timeout")
 
-    async def wait_for_all(client: JobClient) -> list[Job]:
-        return await for_each(client, ids, lambda job_id: client.wait(job_id, timeout=seconds))
+    async def wait_for_one(client: JobClient, job_id: str, report: Report) -> Job:
+        job = await client.wait(job_id, timeout=seconds)
+        if output is not Format.TABLE:
+            report.add(job.to_document())
+        return job
 
-    async def wait_for_first(client: JobClient) -> list[Job]:
+    async def wait_for_all(client: JobClient, report: Report) -> list[Job]:
+        return await for_each(client, ids, lambda job_id: wait_for_one(client, job_id, report))
+
+    async def wait_for_first(client: JobClient, report: Report) -> list[Job]:
         full_ids = [await find_job(client, text) for text in ids]
-        waits = [asyncio.create_task(client.wait(job_id, timeout=seconds)) for job_id in full_ids]
+        waits = [asyncio.create_task(wait_for_one(client, job_id, report)) for job_id in full_ids]
         done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for task in pending:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
         return [task.result() for task in done]
 
-    jobs = talk(Target(context, transport), wait_for_first if wait_for_any else wait_for_all)
-    if output is not Format.TABLE:
-        documents = [job.to_document() for job in jobs]
-        for document in documents if output is Format.JSONL else [documents if len(ids) > 1 else documents[0]]:
-            print_json(document, is_compact=output is Format.JSONL)
+    async def wait_and_report(client: JobClient) -> list[Job]:
+        with Report(output, ids) as report:
+            return await (wait_for_first if wait_for_any else wait_for_all)(client, report)
+
+    jobs = talk(Target(context, transport), wait_and_report)
     return max(_tell(job) for job in jobs)
 
 
