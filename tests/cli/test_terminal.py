@@ -71,17 +71,6 @@ def test_a_reader_that_goes_away_ends_it_quietly(server, jobctl):  # Q3
     assert process.wait(30) == 128 + signal.SIGPIPE
 
 
-def test_a_run_whose_reader_goes_away_tells_the_way_back_to_the_job(server, jobctl):
-    server.jobs.scripts[b"p"] = LONG
-    process = jobctl.begin("run", "--", "p")
-    assert process.stdout.read(3) == b"xxx"
-    process.stdout.close()
-    told = process.stderr.read()
-    assert b"the job itself is not stopped" in told
-    assert b"jobctl logs --offset" in told
-    assert process.wait(30) == 128 + signal.SIGPIPE
-
-
 def test_a_list_into_a_closed_pipe_is_quiet(server, jobctl):  # Q3
     server.add(b"echo")
     reading, writing = os.pipe()

@@ -61,7 +61,7 @@ def test_stdout_is_data_only(daemon):
     started = daemon.jobctl("start", "--", "sh", "-c", "echo out; echo err >&2; exit 3")
     assert re.fullmatch(f"{ID}\n", started.stdout)
     job_id = started.stdout.strip()
-    assert "jobctl logs" in started.stderr
+    assert re.search(f"jobctl .*logs {job_id}", started.stderr)
     waited = daemon.jobctl("wait", job_id)
     assert (waited.returncode, waited.stdout) == (3, "")
     assert "exited with code 3" in waited.stderr

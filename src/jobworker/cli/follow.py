@@ -39,19 +39,18 @@ async def copy_output(events: AsyncGenerator[Chunk | End, None], job_id: str, si
                     return event
                 sink.write(event)
     except (asyncio.CancelledError, Interrupted):
-        tell_the_way_back(job_id, sink.offset, target)
+        _tell_the_way_back(job_id, sink.offset, target)
         raise
     except JobError as error:
         if error.code is ErrorCode.UNAVAILABLE:
-            tell_the_way_back(job_id, sink.offset, target)
+            _tell_the_way_back(job_id, sink.offset, target)
         raise
     raise JobError(
         ErrorCode.INTERNAL, f"the output of job {job_id} has no end; read it again with: jobctl logs {job_id}"
     )
 
 
-def tell_the_way_back(job_id: str, offset: int, target: Target) -> None:
-    """Tells how to see the output from `offset` on, and how to stop the job."""
+def _tell_the_way_back(job_id: str, offset: int, target: Target) -> None:
     jobctl = ["jobctl", *target.options()]
     say(f"left the output of job {job_id}; the job itself is not stopped by this")
     say(f"to see the rest: {shlex.join([*jobctl, 'logs', '--offset', str(offset), job_id])}")

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from jobworker.cli.follow import copy_output, tell_the_way_back
+from jobworker.cli.follow import copy_output
 from jobworker.cli.job_options import Order, takes_job_options
 from jobworker.cli.notice import say_how_it_ended, say_what_is_missing
 from jobworker.cli.output import Output
@@ -40,12 +40,7 @@ def run(
         )
         job_id = started.job.id
         say_what_is_missing(started.job)
-        output = Output(raw=raw)
-        try:
-            return job_id, await copy_output(client.stream(job_id), job_id, output, order.target)
-        except BrokenPipeError:  # whoever reads has had enough, as head has
-            tell_the_way_back(job_id, output.offset, order.target)
-            raise
+        return job_id, await copy_output(client.stream(job_id), job_id, Output(raw=raw), order.target)
 
     job_id, end = talk(order.target, start_and_follow)
     if end.outcome is None:
