@@ -1,6 +1,7 @@
 """jobctl on terminals, on pipes that close, and when it is told to leave."""
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -60,6 +61,19 @@ def test_a_table_on_a_terminal_has_short_ids_and_no_commands_for_it(server, jobc
     assert job_id[:12].encode() in table
     assert job_id.encode() not in table
     assert b"'^[[2J[red]'" in table
+
+
+def test_a_narrow_terminal_goes_without_the_command_and_cuts_no_id(server, jobctl, terminal):
+    job_id = server.add(b"echo", [b"word"] * 20, name="a-name-of-some-length")
+    near, far = terminal
+    jobctl.environment |= {"NO_COLOR": "1", "COLUMNS": "60"}
+    process = jobctl.begin("list", stdout=far, stderr=far)
+    assert process.wait(30) == 0
+    head, row = re.sub(r"\x1b\[[0-9;]*m", "", read_to_end(near, far).decode()).splitlines()
+    assert row.startswith(f"{job_id[:12]}   a-name-of-some-length   alice   COMPLETED   ")
+    assert len(head) <= 60
+    assert len(row) <= 60
+    assert "word" not in row
 
 
 def test_a_reader_that_goes_away_ends_it_quietly(server, jobctl):  # Q3

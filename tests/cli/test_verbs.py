@@ -1,6 +1,7 @@
 """What each verb prints, where it prints it, and what it exits with."""
 
 import json
+import re
 import subprocess
 import sys
 import uuid
@@ -193,6 +194,7 @@ def test_stop_prints_the_ids_and_forgives_jobs_that_had_ended(server, jobctl):
     assert {request.signal for request in server.jobs.requests if isinstance(request, pb2.StopRequest)} == {2}
 
 
+BEYOND_64_BITS = str(2**63)
 UNKNOWN = "ffffffff-0000-4000-8000-000000000000"
 
 
@@ -387,6 +389,7 @@ def test_contexts_are_added_listed_used_and_shown(address, transport, jobctl, tm
     shown = json.loads(jobctl("context", "show", "-o", "json").stdout)
     key, file = ("key", "client.key") if transport is Transport.GRPC else ("token", "token")
     assert shown[key] == str(directory / file)
+    assert f"transports    {transport.value}\n" in re.sub(" +", "    ", jobctl("context", "show").stdout.decode())
     assert address.encode() in jobctl("context", "ls").stdout
     assert b"missing: user, ca, certificate, key" in jobctl("context", "add", "x", "--server", "h:1").stderr
     assert b"missing: user, token" in jobctl("context", "add", "x", "--https", "h:1").stderr
@@ -409,10 +412,25 @@ def test_a_commands_option_before_it_is_answered_with_its_place(jobctl):
 
 
 @pytest.mark.parametrize(
-    "line", [["start"], ["start", "--cpu", "x", "--", "p"], ["logs", "--bogus"], ["signal", "-s", "X", "a"]]
+    "line",
+    [
+        ["start"],
+        ["start", "--cpu", "x", "--", "p"],
+        ["start", "--idempotency-key", "", "--", "p"],
+        ["logs", "--bogus"],
+        ["logs", "--offset", BEYOND_64_BITS, "a"],
+        ["logs", "--tail", BEYOND_64_BITS, "a"],
+        ["list", "--filter", "name="],
+        ["list", "--filter", "owner="],
+        ["list", "--filter", "id="],
+        ["signal", "-s", "X", "a"],
+    ],
 )
-def test_a_wrong_command_line_is_2(jobctl, line):  # Q5
-    assert jobctl(*line).returncode == 2
+def test_a_wrong_command_line_is_2(server, jobctl, line):  # Q5
+    done = jobctl(*line)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"Traceback" not in done.stderr
+    assert not server.jobs.requests
 
 
 VERBS = ["start", "run", "status", "inspect", "logs", "follow", "list", "wait", "stop", "signal", "kill", "rm"]

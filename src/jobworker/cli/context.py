@@ -78,7 +78,8 @@ def show(
     """
     document = _document(find_context(choice or context))
     if output is Format.TABLE:
-        print_table(["KEY", "VALUE"], [[key, str(value)] for key, value in document.items()])
+        words = document | {"transports": ", ".join(document["transports"])}
+        print_table(["KEY", "VALUE"], [[key, str(value)] for key, value in words.items()])
     else:
         print_json(document, is_compact=output is Format.JSONL)
 

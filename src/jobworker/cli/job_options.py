@@ -94,6 +94,8 @@ def read_order(  # noqa: PLR0913 - one parameter an option
     transport: TransportOption = None,
 ) -> Order:
     """What these options ask for; INVALID_ARGUMENT names the option that is wrong. `unlimited` lifts a limit."""
+    if idempotency_key == "":  # as an unset variable leaves it, and every start would get a key of its own
+        raise invalid("--idempotency-key", idempotency_key, "any text that is not empty")
     io_read, io_write = io_read or io, io_write or io
     asked: dict[str, Any] = {
         "cpu": _limit("--cpu", cpu, parse_cpu),

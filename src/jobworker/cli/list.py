@@ -96,7 +96,7 @@ def _query(conditions: Iterable[str]) -> dict[str, Any]:
     labels: dict[str, str] = {}
     query: dict[str, Any] = {}
     for condition in conditions:
-        key, separator, value = condition.partition("=")
+        key, _, value = condition.partition("=")
         match key:
             case "state" | "status" if value.upper() in State.__members__:
                 states.append(State[value.upper()])
@@ -105,9 +105,10 @@ def _query(conditions: Iterable[str]) -> dict[str, Any]:
             case "label" if "=" in value:
                 name, _, text = value.partition("=")
                 labels[name] = text
-            case "name" | "owner" if separator:
+            # No name means any name to the server; what an unset variable left must not mean every job.
+            case "name" | "owner" if value:
                 query[key] = value
-            case "id" if separator:
+            case "id" if value:
                 query["id_prefix"] = value
             case _:
                 raise invalid("--filter", condition, "id=, name=, owner=, state= or label=K=V")

@@ -1,6 +1,6 @@
 """jobctl logs: shows the output of jobs, from any place and live to the end."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -15,6 +15,8 @@ from jobworker.client.model import OutputStream
 from jobworker.core.errors import invalid
 from jobworker.core.outcome import exit_status
 from jobworker.core.times import parse_time
+
+_MOST: Final = 2**63 - 1  # that both transports can carry
 
 
 def logs(  # noqa: PLR0913 - one parameter an option
@@ -32,7 +34,7 @@ def logs(  # noqa: PLR0913 - one parameter an option
         str | None, typer.Option("--since", metavar="TIME", help="Begin at an RFC 3339 or Unix time, or 10m ago.")
     ] = None,
     timestamps: Annotated[bool, typer.Option("--timestamps", "-t", help="Show when each line was written.")] = False,
-    offset: Annotated[int, typer.Option("--offset", metavar="BYTES", min=0, help="Begin at this byte.")] = 0,
+    offset: Annotated[int, typer.Option("--offset", metavar="BYTES", min=0, max=_MOST, help="Begin at this byte.")] = 0,
     raw: Annotated[bool, typer.Option("--raw", help="Let control sequences reach the terminal.")] = False,
     exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit with the job's code.")] = False,
     output: FormatOption = Format.TABLE,
@@ -90,6 +92,6 @@ def follow(ids: JobsArgument, context: ContextOption = None, transport: Transpor
 def _lines(tail: str) -> int | None:
     if tail == "all":
         return None
-    if not tail.isdecimal():
+    if not tail.isdecimal() or int(tail) > _MOST:
         raise invalid("--tail", tail, "a number of lines, or all")
     return int(tail)

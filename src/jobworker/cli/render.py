@@ -16,6 +16,7 @@ from jobworker.core.times import rfc3339
 from jobworker.core.units import format_duration, format_size
 
 _SHORT_ID: Final = 12
+_GAP: Final = 3  # between two columns
 _COLORS: Final = {
     State.PENDING.value: "yellow",
     State.RUNNING.value: "cyan",
@@ -33,7 +34,11 @@ def print_json(document: Any, *, is_compact: bool = False) -> None:
 
 
 def print_jobs(jobs: Sequence[Job], now: float) -> None:
-    """Prints a line a job; on a terminal with short ids. How isolated they are is a column when it is not in full."""
+    """Prints a line a job; on a terminal with short ids. How isolated they are is a column when it is not in full.
+
+    What was run comes last, so that it is what a narrow terminal does without.
+    """
+    is_any_degraded = any(job.is_degraded for job in jobs)
     rows = [
         [
             short_id(job),
@@ -43,15 +48,13 @@ def print_jobs(jobs: Sequence[Job], now: float) -> None:
             _exit_word(job.outcome),
             f"{format_duration(max(0.0, now - job.created_at))} ago",
             _running_time(job, now),
+            *([job.isolation or "-"] if is_any_degraded else []),
             command_line(job),
         ]
         for job in jobs
     ]
-    headers = ["ID", "NAME", "OWNER", "STATE", "EXIT", "CREATED", "DURATION", "COMMAND"]
-    if any(job.is_degraded for job in jobs):
-        headers.append("ISOLATION")
-        rows = [[*row, job.isolation or "-"] for row, job in zip(rows, jobs, strict=True)]
-    print_table(headers, rows)
+    isolation = ["ISOLATION"] if is_any_degraded else []
+    print_table(["ID", "NAME", "OWNER", "STATE", "EXIT", "CREATED", "DURATION", *isolation, "COMMAND"], rows)
 
 
 def print_job(job: Job, now: float) -> None:
@@ -92,7 +95,7 @@ def print_job(job: Job, now: float) -> None:
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints columns without borders, in full; on a terminal in colour, and cut to its width."""
+    """Prints columns without borders, in full; on a terminal in colour, and each line cut to its width."""
     if sys.stdout.isatty():
         _draw(headers, [[escape_text(cell) for cell in row] for row in rows])
     else:
@@ -104,17 +107,20 @@ def table_lines(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[s
     safe = [[escape_text(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(headers, *safe, strict=True)]
     return [
-        "   ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        (" " * _GAP).join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in (headers, *safe)
     ]
 
 
 def _draw(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console  # noqa: PLC0415 - only a terminal needs it, and it takes long to load
+    from rich.cells import cell_len  # noqa: PLC0415 - only a terminal needs Rich, and it takes long to load
+    from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    # Left to itself, the table would make every column narrower, the ids too.
+    width = sum(max(map(cell_len, column)) + _GAP for column in zip(headers, *rows, strict=True)) - _GAP
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold", width=width)
     for header in headers:
         table.add_column(header, no_wrap=True)
     for row in rows:
