@@ -144,10 +144,12 @@ def test_timestamps_begin_each_line_once_however_it_is_split(server, jobctl):
     assert done.stdout == stamp + b"ab\n" + stamp + b"c\n" + stamp + b"\n" + stamp + b"d"
 
 
-def test_logs_as_jsonl_are_one_frame_a_line_and_an_end(server, jobctl):
+@pytest.mark.parametrize("form", ["json", "jsonl"])
+def test_logs_for_programs_are_one_frame_a_line_and_an_end(server, jobctl, form):
+    """A stream has no whole to print, so json means what jsonl means."""
     server.jobs.scripts[b"p"] = Script([(STDOUT, b"text\n"), (STDERR, b"\xff")])
     job_id = server.add(b"p")
-    frames = [json.loads(line) for line in jobctl("logs", "-o", "jsonl", job_id).stdout.splitlines()]
+    frames = [json.loads(line) for line in jobctl("logs", "-o", form, job_id).stdout.splitlines()]
     assert [frame.get("text") or frame.get("base64") for frame in frames] == ["text\n", "/w==", None]
     assert [(frame.get("offset"), frame.get("stream")) for frame in frames[:2]] == [(0, "stdout"), (5, "stderr")]
     assert frames[2]["end"]["state"] == "COMPLETED"
