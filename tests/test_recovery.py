@@ -18,7 +18,9 @@ from jobworker.core.job_id import new_job_id
 from jobworker.core.outcome import Exited, Lost, Outcome, Stopped
 from jobworker.job import JobStatus
 from jobworker.recovery import why_lost
+from jobworker.runtime import job_dir, wire
 from jobworker.runtime.cgroup_host import CgroupHost
+from jobworker.runtime.launcher_client import LauncherClient
 from jobworker.worker import bootstrap
 
 
@@ -195,6 +197,54 @@ async def test_groups_that_a_killed_monitor_left_after_the_end_are_removed(state
         assert {group.name for group in job_groups(state)} == {running.id}
         assert outcome_of(await second.status(ended.id)) == Exited(3)
         assert (await second.status(running.id)).state is State.RUNNING
+
+
+def ordered(state: Path) -> tuple[str, int]:
+    """A job's id and directory as they are while the launcher has not come to its order."""
+    (state / "jobs").mkdir(parents=True)
+    job_id = new_job_id()
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return job_id, job_dir.create(state / "jobs", job_id, job_dir.Request(shell("exec sleep 1000"), 1.0, boot_id))
+
+
+@needs_root
+async def test_a_launcher_that_outlives_its_server_launches_nothing_behind_the_next_ones_back(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C3, P1. It comes to the order while the next server takes the start back: no job runs that nobody knows."""
+    job_id, directory = ordered(state)
+    earlier = await asyncio.to_thread(LauncherClient.start, bootstrap(state))
+    answers: list[wire.Message | None] = []
+    clean_up = Worker._clean_up
+
+    async def clean_up_too_early(worker: Worker, cleaned: str) -> None:
+        await clean_up(worker, cleaned)
+        with earlier.launch(job_id, directory) as channel:
+            channel.setblocking(True)
+            answers.append(await asyncio.to_thread(lambda: wire.receive(channel)[0]))
+
+    monkeypatch.setattr(Worker, "_clean_up", clean_up_too_early)
+    async with successor(state) as second:
+        monkeypatch.undo()
+        [answer] = answers
+        assert isinstance(answer, wire.StartFailed)
+        assert second.list() == []
+        assert job_groups(state) == []
+        assert list((state / "jobs").iterdir()) == []
+    os.close(directory)
+    await asyncio.to_thread(earlier.close)
+
+
+@needs_root
+async def test_a_job_whose_monitor_is_still_coming_up_is_waited_for(state: Path) -> None:
+    """C3. The control: once nobody has the lock any more, it is lost."""
+    job_id, directory = ordered(state)
+    lock = job_dir.take_lock(directory)
+    async with successor(state) as second:
+        assert (await second.wait(job_id, timeout=0)).state is State.PENDING
+        os.close(lock)
+        assert outcome_of(await second.wait(job_id, timeout=10)) == Lost("its monitor was killed")
+    os.close(directory)
 
 
 @needs_root

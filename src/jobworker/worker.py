@@ -486,8 +486,7 @@ class Worker:
         try:
             self._adopt(job)
         except _MONITOR_GONE:
-            if not await self._forget_unlaunched(job):
-                await self._conclude_at_start(job)
+            await self._settle_unsupervised(job)
         except OSError:
             self._keep(asyncio.create_task(self._adopt_later(job)))
 
@@ -521,6 +520,29 @@ class Worker:
             except OSError:
                 continue
             return
+
+    async def _settle_unsupervised(self, job: Job) -> None:
+        """Says what became of a job without a monitor, and sees to it that it gets none meanwhile.
+
+        The launcher of the earlier server may be at work still on what it was told.
+        """
+        try:
+            lock = self._take_lock(job)
+        except OSError:
+            self._keep(asyncio.create_task(self._adopt_later(job)))
+            return
+        try:
+            if not await self._forget_unlaunched(job):
+                await self._conclude_at_start(job)
+        finally:
+            os.close(lock)
+
+    def _take_lock(self, job: Job) -> int:
+        directory = job_dir.open_directory(self._jobs_dir, job.id)
+        try:
+            return job_dir.take_lock(directory)
+        finally:
+            os.close(directory)
 
     async def _forget_unlaunched(self, job: Job) -> bool:
         """Leaves nothing of a start that the server's end cut short before a monitor had made its files."""

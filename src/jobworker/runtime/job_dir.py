@@ -103,9 +103,13 @@ def open_output(directory: int) -> tuple[int, int]:
 
 
 def take_lock(directory: int) -> int:
-    """Marks the job as supervised until the descriptor returned is closed in every process."""
+    """Marks the job as supervised, as long as the descriptor is open in any process; BlockingIOError when it is."""
     lock = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=directory)
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise
     return lock
 
 
