@@ -222,6 +222,22 @@ async def test_a_server_whose_own_files_could_be_seen_does_not_start(state: Path
     launcher.close()
 
 
+@pytest.mark.parametrize("by_link", ["key", "root"])
+async def test_links_do_not_hide_that_the_servers_own_files_could_be_seen(state: Path, by_link: str) -> None:
+    """O12. The control: beside the key a root may be."""
+    keys, roots = state.parent / "places/keys", state.parent / "places/roots"
+    keys.mkdir(parents=True)
+    roots.mkdir()
+    link = state.parent / "link"
+    link.symlink_to(keys)
+    key, root = (link, keys.parent) if by_link == "key" else (keys, link)
+    with pytest.raises(JobError) as caught:
+        await asyncio.to_thread(LauncherClient.start, bootstrap(state, hidden=(key,), roots=(root,)))
+    assert caught.value.code is ErrorCode.UNAVAILABLE
+    launcher = await asyncio.to_thread(LauncherClient.start, bootstrap(state, hidden=(key,), roots=(roots,)))
+    launcher.close()
+
+
 async def test_output_is_kept_where_a_job_with_a_root_of_its_own_cannot_see_it(rooted: Worker, root: Path) -> None:
     """O12."""
     job = await rooted.start(shell(root, "ls -d /var 2>&1; echo end"))

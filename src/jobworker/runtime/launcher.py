@@ -171,8 +171,9 @@ class Launcher:
         return UidRange.open(Path(job.lock_dir), job.first_uid, job.last_uid)
 
     def _check_roots(self) -> None:
-        for root in self._bootstrap.roots:
-            if any(os.path.commonpath((root, path)) in {root, path} for path in self._bootstrap.hidden):
+        own = [os.path.realpath(path) for path in self._bootstrap.hidden]
+        for root in map(os.path.realpath, self._bootstrap.roots):
+            if any(os.path.commonpath((root, path)) in {root, path} for path in own):
                 sys.exit("jobworker launcher: the roots for jobs would show them the server's own files")
 
     def _hidden(self, mountinfo: str) -> list[str]:
