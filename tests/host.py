@@ -107,13 +107,16 @@ async def launcher_of(worker: Worker) -> int:
     return found()[0]
 
 
+def titled_as_monitor(job_id: str) -> list[int]:
+    """The processes that say of themselves that they supervise the job."""
+    pids = [int(pid) for pid in os.listdir("/proc") if pid.isdigit()]
+    return [pid for pid in pids if title(pid) == f"jobworker-monitor {job_id}"]
+
+
 def monitor_of(job_id: str) -> int:
     """The process that supervises the job."""
-    named = [
-        int(pid) for pid in os.listdir("/proc") if pid.isdigit() and title(int(pid)) == f"jobworker-monitor {job_id}"
-    ]
     # Its child has the same title until it is the program; the monitor is the first of its namespace.
-    [pid] = [pid for pid in named if process_status(pid).get("NSpid", "").split()[-1:] == ["1"]]
+    [pid] = [pid for pid in titled_as_monitor(job_id) if process_status(pid).get("NSpid", "").split()[-1:] == ["1"]]
     return pid
 
 
