@@ -509,12 +509,14 @@ class Worker:
         job.attach(channel, self._on_finished)
 
     async def _adopt_later(self, job: Job) -> None:
-        """Goes on trying to reach a monitor that lives and does not accept."""
+        """Goes on trying to reach a monitor that lives and does not accept, or is only coming up."""
         while True:
             await asyncio.sleep(_RETRY_SECONDS)
             try:
                 self._adopt(job)
             except _MONITOR_GONE:
+                if self._is_locked(job):
+                    continue
                 await self._conclude(job, None)
                 return
             except OSError:
@@ -536,6 +538,13 @@ class Worker:
                 await self._conclude_at_start(job)
         finally:
             os.close(lock)
+
+    def _is_locked(self, job: Job) -> bool:
+        try:
+            os.close(self._take_lock(job))
+        except OSError as error:
+            return isinstance(error, BlockingIOError)
+        return False
 
     def _take_lock(self, job: Job) -> int:
         directory = job_dir.open_directory(self._jobs_dir, job.id)
