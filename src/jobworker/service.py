@@ -527,8 +527,9 @@ class Service:
         try:
             status = await self._worker.status(record.id)
         except JobError as error:
-            is_missing = error.code is ErrorCode.JOB_NOT_FOUND
-            lost = why_lost(has_directory=False, is_same_boot=is_same_boot) if is_missing else DAMAGED
+            # A reset costs what nobody had synced, files and directories alike.
+            is_damaged = is_same_boot and error.code is not ErrorCode.JOB_NOT_FOUND
+            lost = DAMAGED if is_damaged else why_lost(has_directory=False, is_same_boot=is_same_boot)
             ended, _ = advance(record.phase, Finished(Ending(outcome=lost, ended_at=self._clock())))
             await self._on_end(_status_of(record, ended))
             return
