@@ -97,6 +97,15 @@ def outcome_of(view: JobView) -> Outcome | None:
     return view.record.phase.ending.outcome if isinstance(view.record.phase, Ended) else None
 
 
+async def assert_lost_with_its_key(service: Service, job_id: str, why: str) -> None:
+    """The record tells why, and the key starts no second job."""
+    view = await service.status(ALICE, job_id)
+    assert isinstance(view.record.phase, Ended)
+    assert outcome_of(view) == Lost(why)
+    again, existed = await service.start(ALICE, TRUE, "key")
+    assert (again.record.id, existed) == (job_id, True)
+
+
 async def read(service: Service, who: Principal, job_id: str, **wanted: Any) -> tuple[bytes, OutputEnd]:
     data, end = b"", None
     async for item in service.output(who, job_id, OutputRequest(**wanted)):
@@ -501,11 +510,7 @@ async def test_a_job_whose_files_are_damaged_is_lost_for_that_reason_and_its_key
     else:
         place.write_bytes(damage)
     async with serving(state, database) as service:
-        view = await service.status(ALICE, record.id)
-        assert isinstance(view.record.phase, Ended)
-        assert view.record.phase.ending.outcome == Lost("the job's files are damaged")
-        again, existed = await service.start(ALICE, TRUE, "key")
-        assert (again.record.id, existed) == (record.id, True)
+        await assert_lost_with_its_key(service, record.id, "the job's files are damaged")
 
 
 async def test_a_row_whose_directory_a_reset_has_cost_was_started_for_all_one_knows(
@@ -516,11 +521,7 @@ async def test_a_row_whose_directory_a_reset_has_cost_was_started_for_all_one_kn
     await database.write(lambda connection: jobs.insert(connection, record))
     await database.write(lambda connection: boot.replace(connection, "00000000-0000-4000-8000-000000000000"))
     async with serving(state, database) as service:
-        view = await service.status(ALICE, record.id)
-        assert isinstance(view.record.phase, Ended)
-        assert view.record.phase.ending.outcome == Lost("host rebooted")
-        again, existed = await service.start(ALICE, TRUE, "key")
-        assert (again.record.id, existed) == (record.id, True)
+        await assert_lost_with_its_key(service, record.id, "host rebooted")
         await eventually(
             lambda: database.read(boot.known) == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         )

@@ -450,17 +450,9 @@ class Worker:
 
     async def _clean_up_after_end(self, job_id: str) -> None:
         """Removes the groups that a monitor left which was killed when its job's end was on record already."""
-        if job_id in self._jobs:
-            return
-        with contextlib.suppress(FileNotFoundError):
-            directory = job_dir.open_directory(self._jobs_dir, job_id)
-            try:
-                if job_dir.is_supervised(directory):
-                    return
-            finally:
-                os.close(directory)
-        with contextlib.suppress(JobError):
-            await self._clean_up(job_id)
+        if job_id not in self._jobs and not self._is_supervised(job_id):
+            with contextlib.suppress(JobError):
+                await self._clean_up(job_id)
 
     async def _recover_one(self, job_id: str) -> None:
         directory = job_dir.open_directory(self._jobs_dir, job_id)
@@ -515,7 +507,7 @@ class Worker:
             try:
                 self._adopt(job)
             except _MONITOR_GONE:
-                if self._is_locked(job):
+                if self._is_supervised(job.id):
                     continue
                 await self._conclude(job, None)
                 return
@@ -529,7 +521,11 @@ class Worker:
         The launcher of the earlier server may be at work still on what it was told.
         """
         try:
-            lock = self._take_lock(job)
+            directory = job_dir.open_directory(self._jobs_dir, job.id)
+            try:
+                lock = job_dir.take_lock(directory)
+            finally:
+                os.close(directory)
         except OSError:
             self._keep(asyncio.create_task(self._adopt_later(job)))
             return
@@ -539,19 +535,16 @@ class Worker:
         finally:
             os.close(lock)
 
-    def _is_locked(self, job: Job) -> bool:
+    def _is_supervised(self, job_id: str) -> bool:
+        """Whether somebody is seen to hold the lock of the job's monitor."""
         try:
-            os.close(self._take_lock(job))
-        except OSError as error:
-            return isinstance(error, BlockingIOError)
-        return False
-
-    def _take_lock(self, job: Job) -> int:
-        directory = job_dir.open_directory(self._jobs_dir, job.id)
-        try:
-            return job_dir.take_lock(directory)
-        finally:
-            os.close(directory)
+            directory = job_dir.open_directory(self._jobs_dir, job_id)
+            try:
+                return job_dir.is_supervised(directory)
+            finally:
+                os.close(directory)
+        except OSError:
+            return False
 
     async def _forget_unlaunched(self, job: Job) -> bool:
         """Leaves nothing of a start that the server's end cut short before a monitor had made its files."""

@@ -113,7 +113,7 @@ class Cgroup:
 
     def is_empty(self) -> bool:
         """Whether no process is in any of the groups."""
-        return not self._members()
+        return not any(kernel_file.read_or_empty(f"{path}/cgroup.procs") for _, path in self._places)
 
     def entry_files(self) -> list[str]:
         """The files that a single-threaded child of `fork` writes 0 to in order to join the v1 groups.
