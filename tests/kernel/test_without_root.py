@@ -193,7 +193,7 @@ def test_a_job_can_have_a_root_of_its_own(user: User) -> None:
         for name in ("sh", "ls", "touch"):
             shutil.copy("/bin/busybox", root / "bin" / name)
         subprocess.run(["chown", "-R", str(_USER), root], check=True)
-        script = "ls /; touch /x; touch /tmp/x /dev/shm/x && ls /proc/self/exe"
+        script = "exec 2>&1; ls /; touch /x; touch /tmp/x /dev/shm/x && ls /proc/self/exe"
         spec = JobSpec(program="sh", args=("-c", script), rootfs=str(root), limits=_UNLIMITED)
         job = user.ask(spec.to_document())
         assert "id" in job, job
