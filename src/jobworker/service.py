@@ -25,6 +25,7 @@ from jobworker.core.outcome import Ending, Outcome, OutputTotals, Usage
 from jobworker.core.spec import JobSpec, Network
 from jobworker.events import JobEvent, JobEvents
 from jobworker.job import JobStatus
+from jobworker.live_jobs import LiveJobs
 from jobworker.recovery import DAMAGED, NEVER_STARTED, why_lost
 from jobworker.runtime.controls import describe_isolation
 from jobworker.runtime.launcher_client import LauncherClient
@@ -113,7 +114,7 @@ class Service:
         self._quotas = quotas
         self._clock = clock
         # The unfinished jobs, ahead of the database by what is being written just now.
-        self._live: dict[str, JobRecord] = {}
+        self._live = LiveJobs()
         self._starts: dict[str, asyncio.Task[None]] = {}
         self._streams: Counter[str] = Counter()
         self._events = JobEvents()
@@ -262,7 +263,7 @@ class Service:
             raise JobError(
                 ErrorCode.EXHAUSTED, "the server runs as many jobs as it may; try again when some have ended"
             )
-        own = sum(record.owner == principal.name for record in self._live.values())
+        own = self._live.count_of(principal.name)
         if own >= self._quotas.max_jobs_per_user:
             raise JobError(
                 ErrorCode.EXHAUSTED, f"you have {own} unfinished jobs, as many as you may; wait for some to end"
