@@ -27,9 +27,7 @@ HOST = HostView(
     landlock=2,
     outside=Outside({"pid": 1, "mount": 2, "net": 3, "ipc": 4, "uts": 5, "cgroup": 6}, (254, 2)),
 )
-JOB = Confinement(
-    job_id=JOB_ID, uid=200_007, gid=200_007, entry_files=("/groups/cpu/tasks", "/groups/memory/tasks"), status_fd=9
-)
+JOB = Confinement(job_id=JOB_ID, uid=200_007, gid=200_007, entry_files=("/groups/cpu/tasks", "/groups/memory/tasks"))
 
 
 def steps_for(spec: JobSpec) -> list[Step]:
@@ -168,7 +166,7 @@ SPECS = st.builds(
 @given(SPECS, st.integers(200_000, 265_535))
 def test_whatever_is_asked_for_the_job_is_never_privileged(spec: JobSpec, uid: int) -> None:
     """E3, E25."""
-    steps = plan(spec, HOST, Confinement(job_id=JOB_ID, uid=uid, gid=uid, entry_files=(), status_fd=3))
+    steps = plan(spec, HOST, Confinement(job_id=JOB_ID, uid=uid, gid=uid, entry_files=()))
     names = kinds(steps)
     assert all_steps() - set(names) <= {"RaiseLoopback", "BuildRoot", "BindRoot"}
     assert ("BuildRoot" in names) == (spec.rootfs is None) != ("BindRoot" in names)

@@ -233,19 +233,13 @@ class Launcher:
             self._create(group)
             effective_limits = group.limit(spec.limits, disks)
             self._check_floor(lease)
-
-            def steps(status_fd: int) -> list[sandbox.Step]:
-                entries = tuple(group.entry_files())
-                confinement = sandbox.Confinement(
-                    job_id=job_id,
-                    uid=lease.uid,
-                    gid=lease.gid,
-                    entry_files=entries,
-                    status_fd=status_fd,
-                    programs=request.programs,
-                )
-                return self._verdict.replan(self._plan(spec, self._host, confinement))
-
+            confinement = sandbox.Confinement(
+                job_id=job_id,
+                uid=lease.uid,
+                gid=lease.gid,
+                entry_files=tuple(group.entry_files()),
+                programs=request.programs,
+            )
             monitor = Monitor(
                 Assignment(
                     job_id=job_id,
@@ -256,7 +250,7 @@ class Launcher:
                     effective_limits=effective_limits,
                     wholeness=controls.describe_isolation(self._verdict.degraded),
                     ids=lease,
-                    steps=steps,
+                    steps=self._verdict.replan(self._plan(spec, self._host, confinement)),
                     service_uid=self._bootstrap.service_uid,
                     service_gid=self._bootstrap.service_gid,
                 )

@@ -68,9 +68,6 @@ CAPABILITIES: Final = frozenset(
     }
 )
 
-#: The plan for the job, given the descriptor that its child reports on.
-Steps = Callable[[int], list[sandbox.Step]]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
@@ -84,7 +81,7 @@ class Assignment:
     effective_limits: dict[str, str]
     wholeness: str  # whether the host gives all the isolation that it should
     ids: UidLease
-    steps: Steps
+    steps: list[sandbox.Step]
     service_uid: int
     service_gid: int
 
@@ -137,7 +134,6 @@ class Monitor:
                 os.set_blocking(fd, False)
                 os.fchown(fd, self._job.ids.uid, -1)  # so that the program may open /dev/stdout again
                 self._pipes[fd] = _Pipe(fd, stream)
-            self._steps = self._job.steps(self._status_end)
             self._register_all()
         except OSError:
             self.release()
@@ -230,14 +226,16 @@ class Monitor:
         try:
             os.dup2(self._stdout_end, 1)  # 0 is /dev/null already
             os.dup2(self._stderr_end, 2)
-            for step in self._steps:
+            if self._status_end != sandbox.STATUS_FD:
+                os.dup2(self._status_end, sandbox.STATUS_FD, inheritable=False)
+            for step in self._job.steps:
                 if isinstance(step, sandbox.Exec):
-                    os.write(self._status_end, _AT_THE_DOOR)
+                    os.write(sandbox.STATUS_FD, _AT_THE_DOOR)
                 step.apply()
         except BaseException as error:  # noqa: BLE001 - the door between our code and the program's
             with contextlib.suppress(OSError):
-                failure = {"failure": _explain(self._job.spec, step, error)}
-                os.write(self._status_end, json.dumps(failure).encode() + b"\n")
+                failure = {"failure": _explain(step, error)}
+                os.write(sandbox.STATUS_FD, json.dumps(failure).encode() + b"\n")
         finally:
             os._exit(71)
 
@@ -599,22 +597,23 @@ def _do_nothing(*_: object) -> None:
 _AT_THE_DOOR: Final = b'{"at_the_door": true}\n'
 
 
-def _explain(spec: JobSpec, step: sandbox.Step | None, error: BaseException) -> dict[str, str | None]:
+def _explain(step: sandbox.Step | None, error: BaseException) -> dict[str, str | None]:
     """What the one who asked for the start needs to know."""
     name = type(step).__name__ if step is not None else "preparation"
     number = error.errno if isinstance(error, OSError) else None
-    if isinstance(error, sandbox.NotApprovedError):
-        message = f"program not allowed for your role: {quoted(spec.program)}"
-        return {"code": ErrorCode.PERMISSION_DENIED.value, "message": message, "step": name}
-    if isinstance(error, sandbox.UnfitRootError):
-        message = f"rootfs: {quoted(spec.rootfs or '')} {error.strerror}"
-        return {"code": ErrorCode.INVALID_ARGUMENT.value, "message": message, "step": name}
-    if isinstance(step, sandbox.Exec):
-        code, reason = _EXEC_FAILURES.get(number or 0, (ErrorCode.PROGRAM_NOT_EXECUTABLE, os.strerror(number or 0)))
-        return {"code": code.value, "message": f"{reason}: {quoted(spec.program)}", "step": name}
-    if isinstance(step, sandbox.EnterWorkdir):
-        message = f"workdir: the job cannot enter {quoted(step.path)}: {os.strerror(number or errno.EACCES)}"
-        return {"code": ErrorCode.INVALID_ARGUMENT.value, "message": message, "step": name}
+    match step:
+        case sandbox.Exec(argv=[program, *_]) if isinstance(error, sandbox.NotApprovedError):
+            message = f"program not allowed for your role: {quoted(program)}"
+            return {"code": ErrorCode.PERMISSION_DENIED.value, "message": message, "step": name}
+        case sandbox.Exec(argv=[program, *_]):
+            code, reason = _EXEC_FAILURES.get(number or 0, (ErrorCode.PROGRAM_NOT_EXECUTABLE, os.strerror(number or 0)))
+            return {"code": code.value, "message": f"{reason}: {quoted(program)}", "step": name}
+        case sandbox.BindRoot(path) if isinstance(error, sandbox.UnfitRootError):
+            message = f"rootfs: {quoted(path)} {error.strerror}"
+            return {"code": ErrorCode.INVALID_ARGUMENT.value, "message": message, "step": name}
+        case sandbox.EnterWorkdir(path):
+            message = f"workdir: the job cannot enter {quoted(path)}: {os.strerror(number or errno.EACCES)}"
+            return {"code": ErrorCode.INVALID_ARGUMENT.value, "message": message, "step": name}
     detail = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
     message = f"this host cannot isolate the job: step {name} failed: {detail}; run jobworkerd check"
     return {"code": ErrorCode.UNSUPPORTED.value, "message": message, "step": name}

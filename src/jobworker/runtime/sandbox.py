@@ -27,6 +27,8 @@ from jobworker.runtime.mountinfo import parse_mountinfo
 
 #: Where a bare program name is looked up, and the job's own PATH.
 SEARCH_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#: Where the child that goes through the steps says how it gets on; exec closes it.
+STATUS_FD: Final = 3
 DEFAULT_WORKDIR: Final = "/tmp/work"  # noqa: S108 - inside the job's private /tmp
 
 _HIDDEN_DIRECTORIES: Final = (
@@ -560,7 +562,6 @@ class Confinement:
     uid: int
     gid: int
     entry_files: tuple[str, ...]
-    status_fd: int
     programs: tuple[str, ...] | None = None  # the only files that may be executed; None: any
 
 
@@ -600,7 +601,7 @@ def plan(spec: JobSpec, host: HostView, job: Confinement) -> list[Step]:
         DropCapabilities(),
         ForbidNewPrivileges(),
         *([RestrictWriting(host.landlock)] if host.landlock else []),
-        CloseDescriptors(job.status_fd),
+        CloseDescriptors(STATUS_FD),
         FilterSystemCalls(seccomp.PROGRAM),
         EnterWorkdir(spec.workdir or DEFAULT_WORKDIR),
         ReadBack(
@@ -608,7 +609,7 @@ def plan(spec: JobSpec, host: HostView, job: Confinement) -> list[Step]:
             outside=host.outside,
             masked=tuple(mask.path for mask in (*other_masks, *proc_masks)),
             read_only=("/", "/dev", *host.proc_read_only),
-            report=job.status_fd,
+            report=STATUS_FD,
         ),
         Exec(
             _candidates(spec.program),
