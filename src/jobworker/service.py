@@ -173,7 +173,7 @@ class Service:
         if idempotency_key is not None:
             known = self._database.read(lambda rows: jobs.by_idempotency_key(rows, principal.name, idempotency_key))
             if known is not None and not await self._was_never_started(known):
-                return await self._started_before(known.id), True
+                return await self._started_before(principal, known.id), True
             cut_short = known
         self._check_quota(principal)
         record = JobRecord(
@@ -192,7 +192,7 @@ class Service:
         try:
             await asyncio.shield(task)
         except KeyTaken as taken:
-            return await self._started_before(taken.existing_id), True
+            return await self._started_before(principal, taken.existing_id), True
         return await self._view(self._get(record.id)), False
 
     async def _start(self, principal: Principal, record: JobRecord, cut_short: JobRecord | None) -> None:
@@ -249,11 +249,12 @@ class Service:
             return error.code is ErrorCode.JOB_NOT_FOUND
         return False
 
-    async def _started_before(self, job_id: str) -> JobView:
+    async def _started_before(self, principal: Principal, job_id: str) -> JobView:
         """The job that an earlier call with the same key has started, or is starting."""
         task = self._starts.get(job_id)
         if task is not None:
-            await asyncio.shield(task)
+            with self.counted(principal):
+                await asyncio.shield(task)
         return await self._view(self._get(job_id))
 
     def _check_quota(self, principal: Principal) -> None:
@@ -276,10 +277,16 @@ class Service:
         record = await self._authorised(principal, Action.JOB_STOP, job_id)
         if isinstance(record.phase, Ended):
             raise JobError(ErrorCode.JOB_NOT_RUNNING, "job not running: it has already ended")
-        event = self._event(principal, Action.JOB_STOP, job_id, "allowed", f"grace {grace:g}s")
-        wanted = replace(self._live.get(job_id, record), desired=Desired.STOP)
-        if job_id in self._live:
-            self._live[job_id] = wanted  # for what else is being written about it
+        # Ending a job at once is never refused for a quota.
+        with self.counted(principal) if grace else contextlib.nullcontext():
+            await self._stop(principal, record, grace, signal)
+        return await self._view(self._get(job_id))
+
+    async def _stop(self, principal: Principal, record: JobRecord, grace: float, signal: int) -> None:
+        event = self._event(principal, Action.JOB_STOP, record.id, "allowed", f"grace {grace:g}s")
+        wanted = replace(self._live.get(record.id, record), desired=Desired.STOP)
+        if record.id in self._live:
+            self._live[record.id] = wanted  # for what else is being written about it
 
         def intend(connection: sqlite3.Connection) -> None:
             jobs.compare_and_set(connection, wanted.state, wanted)
@@ -290,16 +297,17 @@ class Service:
         except JobError as error:
             # The power to stop a job must survive a full disk; the trail of it goes to the log.
             _log.error("audit of a stop could not be written (%s): %s", error.message, event)
-        await self._worker.stop(job_id, by=principal.name, grace=grace, signal_number=signal)
-        return await self._view(self._get(job_id))
+        await self._worker.stop(record.id, by=principal.name, grace=grace, signal_number=signal)
 
     async def signal(self, principal: Principal, job_id: str, number: int) -> None:
         """Sends a signal to the job's main process; JOB_NOT_RUNNING after its end."""
         record = await self._authorised(principal, Action.JOB_SIGNAL, job_id)
         if isinstance(record.phase, Ended):
             raise JobError(ErrorCode.JOB_NOT_RUNNING, "job not running: it has already ended")
-        await self._audit(principal, Action.JOB_SIGNAL, job_id, "allowed", f"signal {number}")
-        await self._worker.signal(job_id, number)
+        # A program that is still being loaded has to be waited for.
+        with self.counted(principal) if isinstance(record.phase, Pending) else contextlib.nullcontext():
+            await self._audit(principal, Action.JOB_SIGNAL, job_id, "allowed", f"signal {number}")
+            await self._worker.signal(job_id, number)
 
     async def remove(self, principal: Principal, job_id: str, *, force: bool) -> None:
         """Deletes an ended job with its output and its record; JOB_RUNNING unless `force` ends it first."""
@@ -375,9 +383,12 @@ class Service:
 
     @contextlib.contextmanager
     def counted(self, principal: Principal) -> Iterator[None]:
-        """One more stream or wait of the principal's; EXHAUSTED when there are as many as there may be."""
+        """One more call of the principal's that lasts; EXHAUSTED when there are as many as there may be."""
         if self._streams[principal.name] >= self._quotas.max_streams_per_user:
-            raise JobError(ErrorCode.EXHAUSTED, "you have as many open streams and waits as you may; close some first")
+            raise JobError(
+                ErrorCode.EXHAUSTED,
+                "you have as many open streams, waits and graceful stops as you may; end some first",
+            )
         self._streams[principal.name] += 1
         try:
             yield

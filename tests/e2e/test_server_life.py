@@ -422,3 +422,40 @@ async def test_watches_and_waits_are_held_to_the_quota_of_streams(own_daemon, ev
         await asyncio.to_thread(eventually, lambda: https.get(f"/jobs/{job.id}/wait?timeout=0").status == 200)
         assert await reflect(channel).read()
         await alice.stop(job.id)
+
+
+async def test_calls_that_the_server_holds_are_held_to_the_quota(own_daemon):
+    """R4, at both doors: stops with a grace, and starts with the key of one that is under way; never a stop at once."""
+    config = own_daemon.directory / "jobworker.toml"
+    config.write_text(config.read_text().replace("max_streams_per_user = 256", "max_streams_per_user = 2"))
+    own_daemon.start()
+    https = own_daemon.https_as()
+    deaf = JobSpec(program="/bin/sh", args=("-c", "trap '' TERM; echo deaf; while :; do sleep 1; done"))
+    launcher = own_daemon.process_titled("jobworker-launcher")
+    async with own_daemon.client() as alice:
+
+        async def refused_first(calls):
+            """The code of the one call too many, which is answered while the others are held."""
+            (first,), _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+            calls.remove(first)
+            return first.exception().code
+
+        os.kill(launcher, signal.SIGSTOP)
+        try:
+            starts = {asyncio.create_task(alice.start(deaf, idempotency_key="key")) for _ in range(4)}
+            assert await refused_first(starts) is ErrorCode.EXHAUSTED
+            body = {"program": "/bin/true"}
+            over_https = await asyncio.to_thread(https.post, "/jobs/start", body, headers={"Idempotency-Key": "key"})
+            assert over_https.status == 429
+        finally:
+            os.kill(launcher, signal.SIGCONT)
+        (job_id,) = {(await start).job.id for start in starts}
+
+        async with contextlib.aclosing(alice.stream(job_id)) as output:
+            await anext(output)  # deaf by now
+        stops = {asyncio.create_task(alice.stop(job_id, grace=1000)) for _ in range(3)}
+        assert await refused_first(stops) is ErrorCode.EXHAUSTED
+        over_https = await asyncio.to_thread(https.post, f"/jobs/{job_id}/stop", {"grace": 1000})
+        assert over_https.status == 429
+        assert (await asyncio.to_thread(https.post, f"/jobs/{job_id}/stop")).status == 200
+        assert {(await stop).state.value for stop in stops} == {"STOPPED"}
