@@ -247,6 +247,7 @@ def test_one_job_that_cannot_be_stopped_does_not_keep_the_others(server, jobctl)
     done = jobctl("cancel", UNKNOWN, running)
     assert done.returncode == 125
     assert done.stdout.decode().split() == [running]
+    assert done.stderr.startswith(f"jobctl: {UNKNOWN}: ".encode())
 
 
 def test_kill_sends_sigkill_and_signal_what_it_is_told(server, jobctl):
@@ -286,7 +287,7 @@ def test_rm_refuses_a_running_job_unless_forced(server, jobctl):
     job_id = server.add(b"p")
     refused = jobctl("rm", job_id)
     assert refused.returncode == 125
-    assert b"jobctl rm --force" in refused.stderr
+    assert refused.stderr.endswith(f"; to end it first: jobctl rm --force {job_id}\n".encode())
     assert jobctl("rm", "-f", job_id).stdout.decode().split() == [job_id]
     assert not server.jobs.jobs
 
@@ -414,6 +415,22 @@ def test_a_commands_option_before_it_is_answered_with_its_place(jobctl):
 
 
 @pytest.mark.parametrize(
+    ("line", "option"),
+    [
+        (["-l", "x"], "--label"),
+        (["-l", "=x"], "--label"),
+        (["--state", "x"], "--state"),
+        (["-n", "x"], "--last"),
+        (["--filter", "label=x"], "--filter label"),
+        (["--filter", "status=x"], "--filter status"),
+        (["--filter", "x=y"], "--filter"),
+    ],
+)
+def test_a_condition_that_is_none_is_named_as_it_was_given(jobctl, line, option):
+    assert jobctl("list", *line).stderr.decode().startswith(f"jobctl: {option}: '")
+
+
+@pytest.mark.parametrize(
     "line",
     [
         ["start"],
@@ -437,13 +454,25 @@ def test_a_wrong_command_line_is_2(server, jobctl, line):  # Q5
 
 VERBS = ["start", "run", "status", "inspect", "logs", "follow", "list", "wait", "stop", "signal", "kill", "rm"]
 VERBS += ["why", "stats", "context", "login", "version", "completion"]
+CONTEXT_VERBS = ["context list", "context use", "context show", "context add"]
+LAST_OPTIONS = ["-o,", "-u,", "--transport", "-h,"]  # of every verb that has them
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_help_has_three_examples(jobctl, verb):  # Q4
-    text = jobctl(verb, "--help").stdout.decode()
-    _, _, examples = text.partition("Examples:\n")
+@pytest.mark.parametrize("verb", VERBS + CONTEXT_VERBS)
+def test_help_has_three_examples_and_ends_with_the_options_that_all_have(jobctl, verb):  # Q4
+    text, _, examples = jobctl(*verb.split(), "--help").stdout.decode().partition("Examples:\n")
     assert len([line for line in examples.splitlines() if "jobctl" in line]) == 3
+    options = re.findall(r"^  (-\S+)", text, re.MULTILINE)
+    shared = [option for option in LAST_OPTIONS if option in options]
+    assert options[-len(shared) :] == shared
+
+
+@pytest.mark.parametrize(
+    ("verb", "words"),
+    [("start", "PROGRAM [ARGS]..."), ("status", "ID"), ("stop", "ID..."), ("context add", "NAME [DIR]")],
+)
+def test_the_usage_is_written_as_manuals_write_it(jobctl, verb, words):
+    assert jobctl(*verb.split(), "--help").stdout.decode().startswith(f"Usage: jobctl {verb} [OPTIONS] {words}\n")
 
 
 def test_the_overview_names_every_verb_and_no_alias(jobctl):

@@ -5,7 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobworker.core.errors import ErrorCode, JobError
-from jobworker.core.units import format_duration, format_size, parse_cpu, parse_duration, parse_rate, parse_size
+from jobworker.core.units import (
+    format_duration,
+    format_size,
+    parse_count,
+    parse_cpu,
+    parse_duration,
+    parse_rate,
+    parse_size,
+)
 
 KiB, MiB, GiB, TiB = 1024, 1024**2, 1024**3, 1024**4
 
@@ -133,7 +141,7 @@ def test_what_is_no_duration_is_refused_with_the_field_the_value_and_what_is_all
 
 @given(st.text(max_size=30))
 def test_any_text_is_a_number_or_an_error_that_the_caller_may_read(text: str) -> None:
-    for parse in (parse_size, parse_rate, parse_cpu, parse_duration):
+    for parse in (parse_size, parse_rate, parse_cpu, parse_duration, parse_count):
         try:
             assert parse(text) >= 0
         except JobError as error:
@@ -186,3 +194,14 @@ def test_durations_are_shown_in_at_most_two_units(seconds: float, text: str) -> 
 @given(st.floats(min_value=0, max_value=1e8))
 def test_a_shown_duration_reads_back_within_the_units_shown(seconds: float) -> None:
     assert parse_duration(format_duration(seconds)) == pytest.approx(seconds, rel=0.5, abs=0.001)
+
+
+@pytest.mark.parametrize("text", ["0", "007", "9" * 18])
+def test_a_count_is_a_whole_number(text):
+    assert parse_count(text) == int(text)
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1.0", "1e3", "9" * 19, "\u0663", " 1"])
+def test_what_is_no_count_is_refused(text):
+    with pytest.raises(JobError, match=r"^--last: .* is not valid; allowed: a whole number of at most 18 digits$"):
+        parse_count(text, "--last")

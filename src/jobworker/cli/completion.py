@@ -15,7 +15,9 @@ class Shell(Enum):
     FISH = "fish"
 
 
-def completion(shell: Annotated[Shell, typer.Argument(help="The shell to complete in.")]) -> None:
+def completion(
+    shell: Annotated[Shell, typer.Argument(metavar="bash|zsh|fish", help="The shell to complete in.")],
+) -> None:
     """Print a script that completes commands and options.
 
     Examples:

@@ -1,7 +1,6 @@
 """Copies a job's output from the server to here, and tells how to come back when that is left early."""
 
 import asyncio
-import shlex
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Protocol
@@ -51,7 +50,6 @@ async def copy_output(events: AsyncGenerator[Chunk | End, None], job_id: str, si
 
 
 def _tell_the_way_back(job_id: str, offset: int, target: Target) -> None:
-    jobctl = ["jobctl", *target.options()]
     say(f"left the output of job {job_id}; the job itself is not stopped by this")
-    say(f"to see the rest: {shlex.join([*jobctl, 'logs', '--offset', str(offset), job_id])}")
-    say(f"to stop the job: {shlex.join([*jobctl, 'stop', job_id])}")
+    say(f"to see the rest: {target.command('logs', '--offset', str(offset), job_id)}")
+    say(f"to stop the job: {target.command('stop', job_id)}")

@@ -10,14 +10,13 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from jobworker.cli.options import ContextOption, TransportOption
+from jobworker.cli.options import ContextOption, TransportOption, parse_label
 from jobworker.cli.session import Target
 from jobworker.core.errors import ErrorCode, JobError, invalid
 from jobworker.core.spec import JobSpec, Limits, Network, OnOutputLimit
-from jobworker.core.units import parse_cpu, parse_duration, parse_rate, parse_size
+from jobworker.core.units import parse_count, parse_cpu, parse_duration, parse_rate, parse_size
 
 _UNLIMITED: Final = "unlimited"
-_DIGITS: Final = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +32,7 @@ class Order:
 def read_order(  # noqa: PLR0913 - one parameter an option
     *,
     program: Annotated[str, typer.Argument(metavar="PROGRAM", help="A path, or a name in the server's PATH.")],
-    args: Annotated[list[str] | None, typer.Argument(metavar="ARGS", help="Its arguments.")] = None,
+    args: Annotated[list[str] | None, typer.Argument(metavar="[ARGS]...", help="Its arguments.")] = None,
     cpu: Annotated[
         str | None,
         typer.Option(
@@ -44,7 +43,7 @@ def read_order(  # noqa: PLR0913 - one parameter an option
         ),
     ] = None,
     memory: Annotated[
-        str | None, typer.Option("--memory", "-m", metavar="SIZE", help="Swap included, as in 64M.")
+        str | None, typer.Option("--memory", "-m", metavar="SIZE", help="Memory with swap, as in 64M.")
     ] = None,
     pids: Annotated[
         str | None, typer.Option("--pids", "--pids-limit", metavar="N", help="Processes and threads.")
@@ -85,7 +84,7 @@ def read_order(  # noqa: PLR0913 - one parameter an option
     label: Annotated[
         list[str] | None, typer.Option("--label", "-l", metavar="K=V", help="A label to find the job by.")
     ] = None,
-    network: Annotated[Network, typer.Option("--network", help="What the job sees.")] = Network.NONE,
+    network: Annotated[Network, typer.Option("--network", help="The network that the job sees.")] = Network.NONE,
     idempotency_key: Annotated[
         str | None,
         typer.Option("--idempotency-key", metavar="KEY", help="The same key starts no second job."),
@@ -96,15 +95,15 @@ def read_order(  # noqa: PLR0913 - one parameter an option
     """What these options ask for; INVALID_ARGUMENT names the option that is wrong. `unlimited` lifts a limit."""
     if idempotency_key == "":  # as an unset variable leaves it, and every start would get a key of its own
         raise invalid("--idempotency-key", idempotency_key, "any text that is not empty")
-    io_read, io_write = io_read or io, io_write or io
+    io_each_way = _limit("--io", io, parse_rate)
     asked: dict[str, Any] = {
         "cpu": _limit("--cpu", cpu, parse_cpu),
         "memory": _limit("--memory", memory, parse_size),
-        "pids": _limit("--pids", pids, _count),
-        "io_read_bps": _limit("--io-read", io_read, parse_rate),
-        "io_write_bps": _limit("--io-write", io_write, parse_rate),
-        "io_read_iops": _limit("--io-read-iops", io_read_iops, _count),
-        "io_write_iops": _limit("--io-write-iops", io_write_iops, _count),
+        "pids": _limit("--pids", pids, parse_count),
+        "io_read_bps": io_each_way if io_read is None else _limit("--io-read", io_read, parse_rate),
+        "io_write_bps": io_each_way if io_write is None else _limit("--io-write", io_write, parse_rate),
+        "io_read_iops": _limit("--io-read-iops", io_read_iops, parse_count),
+        "io_write_iops": _limit("--io-write-iops", io_write_iops, parse_count),
         "io_device": io_device,
         "timeout": _limit("--timeout", timeout, parse_duration),
         "output_bytes": None if output_limit is None else parse_size(output_limit, "--output-limit"),
@@ -119,7 +118,7 @@ def read_order(  # noqa: PLR0913 - one parameter an option
         workdir=workdir,
         rootfs=rootfs,
         name=name,
-        labels=dict(_pair("--label", text) for text in label or []),
+        labels=dict(map(parse_label, label or [])),
         network=network,
         limits=Limits(**(asked | lifted)),
     )
@@ -127,8 +126,9 @@ def read_order(  # noqa: PLR0913 - one parameter an option
 
 
 def takes_job_options(act: Callable[..., int | None]) -> Callable[..., int | None]:
-    """`act` as a verb with the options of `read_order` before its own."""
+    """`act` as a verb with the options of `read_order` around its own: those for the server end every verb's."""
     describing = inspect.signature(read_order).parameters
+    *about_the_job, context, transport = describing.values()
     own = list(inspect.signature(act).parameters.values())[1:]
 
     def verb(**given: Any) -> int | None:
@@ -136,7 +136,8 @@ def takes_job_options(act: Callable[..., int | None]) -> Callable[..., int | Non
         return act(read_order(**described), **given)
 
     verb.__doc__ = act.__doc__
-    parameters = [item.replace(kind=inspect.Parameter.KEYWORD_ONLY) for item in (*describing.values(), *own)]
+    options = (*about_the_job, *own, context, transport)
+    parameters = [item.replace(kind=inspect.Parameter.KEYWORD_ONLY) for item in options]
     # Typer reads both.
     verb.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     verb.__annotations__ = {item.name: item.annotation for item in parameters}
@@ -152,12 +153,6 @@ def _limit(option: str, text: str | None, parse: Callable[[str, str], float]) ->
     if (limit := parse(text, option)) == 0:
         raise invalid(option, text, f"more than 0, or {_UNLIMITED}")
     return limit
-
-
-def _count(text: str, option: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) <= _DIGITS):
-        raise invalid(option, text, f"a whole number, or {_UNLIMITED}")
-    return int(text)
 
 
 def _environment(files: list[Path], variables: list[str]) -> dict[str, str]:
@@ -181,10 +176,3 @@ def _variable(text: str) -> tuple[str, str]:
     if name not in os.environ:
         raise invalid("--env", name, "K=V, or the name of a variable that is set here")
     return name, os.environ[name]
-
-
-def _pair(option: str, text: str) -> tuple[str, str]:
-    key, separator, value = text.partition("=")
-    if not separator:
-        raise invalid(option, text, "K=V")
-    return key, value

@@ -9,13 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from jobworker.cli.notice import say
-from jobworker.cli.options import ContextOption, Format, FormatOption, TransportOption
+from jobworker.cli.options import ContextOption, Format, FormatOption, TransportOption, parse_label
 from jobworker.cli.render import print_jobs, print_json
 from jobworker.cli.session import Target, talk
 from jobworker.client.job_client import JobClient
 from jobworker.client.model import Job
 from jobworker.core.errors import invalid
 from jobworker.core.lifecycle import State
+from jobworker.core.units import parse_count
 
 _RECENTLY_ENDED = 10
 _ACTIVE = (State.PENDING, State.RUNNING)
@@ -35,7 +36,7 @@ def list_jobs(  # noqa: PLR0913 - one parameter an option
         list[str] | None,
         typer.Option("--filter", metavar="KEY=VALUE", help="Only jobs whose id, name, owner, state or label is this."),
     ] = None,
-    last: Annotated[int | None, typer.Option("--last", "-n", metavar="N", min=1, help="Only the newest N.")] = None,
+    last: Annotated[str | None, typer.Option("--last", "-n", metavar="N", help="Only the newest N.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print ids only.")] = False,
     output: FormatOption = Format.TABLE,
     context: ContextOption = None,
@@ -51,15 +52,14 @@ def list_jobs(  # noqa: PLR0913 - one parameter an option
       jobctl list -a --state failed -l team=web
       jobctl stop $(jobctl list -q --filter name=build)
     """
-    query = _query(
-        [*(conditions or []), *(f"state={name}" for name in state or []), *(f"label={x}" for x in label or [])]
-    )
+    query = _query(conditions or [], state or [], label or [])
+    most = None if last is None else parse_count(last, "--last")
     # A question for particular states is about all of them.
-    is_brief = not (everything or query["states"] or last)
+    is_brief = not (everything or query["states"] or most is not None)
 
     async def look(client: JobClient) -> list[Job]:
         if not is_brief:
-            return await _jobs(client, query, last)
+            return await _jobs(client, query, most)
         active, ended = await asyncio.gather(
             _jobs(client, query | {"states": _ACTIVE}, None),
             _jobs(client, query | {"states": _FINAL}, _RECENTLY_ENDED),
@@ -90,20 +90,18 @@ async def _jobs(client: JobClient, query: dict[str, Any], most: int | None) -> l
     return jobs[:most]
 
 
-def _query(conditions: Iterable[str]) -> dict[str, Any]:
-    """What to ask the server for, from conditions such as `state=running` and `label=team=web`."""
-    states: list[State] = []
-    labels: dict[str, str] = {}
+def _query(conditions: Iterable[str], state_names: Iterable[str], label_pairs: Iterable[str]) -> dict[str, Any]:
+    """What to ask the server for; `conditions` are such as `state=running` and `label=team=web`."""
+    states = [_parse_state(name, "--state") for name in state_names]
+    labels = dict(map(parse_label, label_pairs))
     query: dict[str, Any] = {}
     for condition in conditions:
         key, _, value = condition.partition("=")
         match key:
-            case "state" | "status" if value.upper() in State.__members__:
-                states.append(State[value.upper()])
             case "state" | "status":
-                raise invalid("--state", value, ", ".join(state.value.lower() for state in State))
-            case "label" if "=" in value:
-                name, _, text = value.partition("=")
+                states.append(_parse_state(value, f"--filter {key}"))
+            case "label":
+                name, text = parse_label(value, "--filter label")
                 labels[name] = text
             # No name means any name to the server; what an unset variable left must not mean every job.
             case "name" | "owner" if value:
@@ -113,3 +111,10 @@ def _query(conditions: Iterable[str]) -> dict[str, Any]:
             case _:
                 raise invalid("--filter", condition, "id=, name=, owner=, state= or label=K=V")
     return query | {"states": states, "labels": labels}
+
+
+def _parse_state(text: str, option: str) -> State:
+    try:
+        return State[text.upper()]
+    except KeyError:
+        raise invalid(option, text, ", ".join(state.value.lower() for state in State)) from None

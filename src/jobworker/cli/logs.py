@@ -12,11 +12,11 @@ from jobworker.cli.output import STDOUT, Output
 from jobworker.cli.session import Target, find_job, talk
 from jobworker.client.job_client import JobClient
 from jobworker.client.model import OutputStream
-from jobworker.core.errors import invalid
 from jobworker.core.outcome import exit_status
 from jobworker.core.times import parse_time
+from jobworker.core.units import parse_count
 
-_MOST: Final = 2**63 - 1  # that both transports can carry
+_ALL: Final = "all"
 
 
 def logs(  # noqa: PLR0913 - one parameter an option
@@ -29,12 +29,12 @@ def logs(  # noqa: PLR0913 - one parameter an option
     stderr: Annotated[bool, typer.Option("--stderr", help="Only what it wrote to stderr.")] = False,
     tail: Annotated[
         str, typer.Option("--tail", "-n", metavar="N", help="Begin this many lines before the end.")
-    ] = "all",
+    ] = _ALL,
     since: Annotated[
         str | None, typer.Option("--since", metavar="TIME", help="Begin at an RFC 3339 or Unix time, or 10m ago.")
     ] = None,
     timestamps: Annotated[bool, typer.Option("--timestamps", "-t", help="Show when each line was written.")] = False,
-    offset: Annotated[int, typer.Option("--offset", metavar="BYTES", min=0, max=_MOST, help="Begin at this byte.")] = 0,
+    offset: Annotated[str, typer.Option("--offset", metavar="BYTES", help="Begin at this byte.")] = "0",
     raw: Annotated[bool, typer.Option("--raw", help="Let control sequences reach the terminal.")] = False,
     exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit with the job's code.")] = False,
     output: FormatOption = Format.TABLE,
@@ -54,18 +54,19 @@ def logs(  # noqa: PLR0913 - one parameter an option
     """
     target = Target(context, transport)
     begin = parse_time(since, "--since") if since else None
-    lines = _lines(tail)
+    lines = None if tail == _ALL else parse_count(tail, "--tail")
+    first = parse_count(offset, "--offset")
     wanted = {OutputStream.STDOUT: stdout, OutputStream.STDERR: stderr}
     streams = [stream for stream, is_wanted in wanted.items() if is_wanted]
 
     async def copy(client: JobClient, text: str) -> int:
         job_id = await find_job(client, text)
-        events = client.stream(job_id, offset=offset, streams=streams, follow=follow, since=begin, tail_lines=lines)
+        events = client.stream(job_id, offset=first, streams=streams, follow=follow, since=begin, tail_lines=lines)
         sink: Sink
         if output is Format.TABLE:
-            sink = Output(stderr=STDOUT, raw=raw, timestamps=timestamps, offset=offset)
+            sink = Output(stderr=STDOUT, raw=raw, timestamps=timestamps, offset=first)
         else:
-            sink = FrameOutput(job_id, offset=offset)
+            sink = FrameOutput(job_id, offset=first)
         end = await copy_output(events, job_id, sink, target)
         if not exit_code or end.outcome is None:
             return 0
@@ -87,11 +88,3 @@ def follow(ids: JobsArgument, context: ContextOption = None, transport: Transpor
       jobctl follow 3f2a91c0 > everything
     """
     return logs(ids=ids, context=context, transport=transport)
-
-
-def _lines(tail: str) -> int | None:
-    if tail == "all":
-        return None
-    if not tail.isdecimal() or int(tail) > _MOST:
-        raise invalid("--tail", tail, "a number of lines, or all")
-    return int(tail)

@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar, Final
 
 import typer
 from typer._click.exceptions import NoSuchOption
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from jobworker.cli.interruption import Interrupted
 from jobworker.cli.notice import SomeFailed, say
@@ -55,6 +55,14 @@ class VerbGroup(TyperGroup):
         similar = " or ".join(repr(name) for name in get_close_matches(cmd_name, known, cutoff=_NEAR_MISS))
         hint = f"did you mean {similar}?" if similar else f"see: {ctx.command_path} --help"
         return ctx.fail(f"no such command {cmd_name!r}; {hint}")
+
+
+class Verb(TyperCommand):
+    """A command whose usage is written as manuals write it: what must be given is bare, the rest in brackets."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """The words of the usage line behind the command's name."""
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
 
 
 class _ContextVerbs(VerbGroup):
@@ -155,7 +163,7 @@ def _command(name: str, target: str) -> Any:
         app = typer.Typer(name=name, cls=_ContextVerbs, add_completion=False, rich_markup_mode=None)
         app.callback(no_args_is_help=True, **_help(verb))(verb)
     else:
-        app.command(name, **_help(verb))(verb)
+        app.command(name, cls=Verb, **_help(verb))(verb)
     command: Any = typer.main.get_command(app)
     if name in {"start", "run"}:
         # Behind the program's name, every word belongs to the program.

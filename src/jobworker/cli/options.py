@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from jobworker.client.context import Transport
+from jobworker.core.errors import invalid
 
 
 class Format(Enum):
@@ -42,6 +43,14 @@ TransportOption = Annotated[
         help="How to reach it. Default: JOBCTL_TRANSPORT, then grpc when the context has a certificate.",
     ),
 ]
-FormatOption = Annotated[Format, typer.Option("--output", "-o", help="How to print what was found.")]
+FormatOption = Annotated[Format, typer.Option("--output", "-o", help="How to print the result.")]
 JobArgument = Annotated[str, typer.Argument(metavar="ID", help="The job's id, or its unique beginning.")]
-JobsArgument = Annotated[list[str], typer.Argument(metavar="ID", help="Ids of jobs, or their unique beginnings.")]
+JobsArgument = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of jobs, or their unique beginnings.")]
+
+
+def parse_label(text: str, option: str = "--label") -> tuple[str, str]:
+    """The key and the value of a label written as K=V; INVALID_ARGUMENT names the option otherwise."""
+    key, separator, value = text.partition("=")
+    if not (key and separator):
+        raise invalid(option, text, "K=V")
+    return key, value

@@ -28,13 +28,15 @@ def remove(
       jobctl rm --force 3f2a91c0
       jobctl rm $(jobctl list -a -q --state completed)
     """
+    target = Target(context, transport)
 
     async def remove_one(client: JobClient, job_id: str, report: Report) -> None:
         try:
             await client.remove(job_id, force=force)
         except JobError as error:
             if error.code is ErrorCode.JOB_RUNNING:
-                raise JobError(error.code, f"job {job_id} still runs; to end it first: jobctl rm --force") from error
+                hint = target.command("rm", "--force", job_id)
+                raise JobError(error.code, f"the job still runs; to end it first: {hint}") from error
             raise
         report.add({"id": job_id})
 
@@ -42,4 +44,4 @@ def remove(
         with Report(output, ids) as report:
             await for_each(client, ids, lambda job_id: remove_one(client, job_id, report))
 
-    talk(Target(context, transport), remove_all)
+    talk(target, remove_all)

@@ -1,6 +1,7 @@
 """One verb's conversation with the server, about one job or several."""
 
 import asyncio
+import shlex
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -23,10 +24,11 @@ class Target:
     context: str | None
     transport: Transport | None
 
-    def options(self) -> list[str]:
-        """The options of jobctl that mean this."""
+    def command(self, *words: str) -> str:
+        """The command line that has jobctl do `words` there, for people to copy."""
         context = ["--context", self.context] if self.context else []
-        return context + (["--transport", self.transport.value] if self.transport else [])
+        transport = ["--transport", self.transport.value] if self.transport else []
+        return shlex.join(["jobctl", *context, *transport, *words])
 
 
 def talk(target: Target, work: Callable[[JobClient], Awaitable[_T]]) -> _T:
@@ -63,10 +65,14 @@ async def find_job(client: JobClient, text: str) -> str:
 
 
 async def for_each(client: JobClient, ids: list[str], act: Callable[[str], Awaitable[_T]]) -> list[_T]:
-    """What `act` returns for every job, all at once; after all have been tried, SomeFailed tells which failed."""
+    """What `act` returns for every job, all at once; after all have been tried, SomeFailed tells which failed why."""
 
     async def one(text: str) -> _T:
-        return await act(await find_job(client, text))
+        job_id = await find_job(client, text)
+        try:
+            return await act(job_id)
+        except JobError as error:
+            raise JobError(error.code, f"{job_id}: {error.message}") from error
 
     results = await asyncio.gather(*(one(text) for text in ids), return_exceptions=True)
     for result in results:

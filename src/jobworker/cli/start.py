@@ -1,7 +1,5 @@
 """jobctl start: starts a job and prints its id."""
 
-import shlex
-
 from jobworker.cli.job_options import Order, takes_job_options
 from jobworker.cli.notice import say, say_what_is_missing
 from jobworker.cli.options import Format, FormatOption
@@ -33,8 +31,7 @@ def start(order: Order, *, output: FormatOption = Format.TABLE) -> None:
 
     started = talk(order.target, send)
     how = "this key started it before" if started.existed else "started"
-    see = shlex.join(["jobctl", *order.target.options(), "logs", started.job.id])
-    say(f"{how}; see its output with: {see}")
+    say(f"{how}; see its output with: {order.target.command('logs', started.job.id)}")
     say_what_is_missing(started.job)
     if output is Format.TABLE:
         print(started.job.id)  # noqa: T201 - the data

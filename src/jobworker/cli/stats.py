@@ -82,7 +82,7 @@ def stats(
     no_stream: Annotated[bool, typer.Option("--no-stream", help="Print once and leave.")] = False,
     output: Annotated[
         Format | None,
-        typer.Option("--output", "-o", help="How to print what was found. Default: jsonl into a pipe, else table."),
+        typer.Option("--output", "-o", help="How to print the result. Default: jsonl into a pipe, else table."),
     ] = None,
     context: ContextOption = None,
     transport: TransportOption = None,

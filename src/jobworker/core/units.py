@@ -37,6 +37,9 @@ _DURATION_FACTORS: Final = {
 }
 _DURATION_ALLOWED: Final = "seconds, or a duration as in 90s, 1h30m, 500ms or 2d"
 
+_COUNT_DIGITS: Final = 18  # so that every wire format has room for it
+_COUNT: Final = re.compile(rf"[0-9]{{1,{_COUNT_DIGITS}}}")
+
 
 def parse_size(text: str, field: str = "size") -> int:
     """Bytes in `text`; docker's and Kubernetes' spellings, every unit 1024-based."""
@@ -74,6 +77,13 @@ def parse_duration(text: str, field: str = "duration") -> float:
     if not stripped or position < len(stripped):
         raise invalid(field, text, _DURATION_ALLOWED)
     return seconds
+
+
+def parse_count(text: str, field: str = "count") -> int:
+    """The whole number in `text`."""
+    if not _COUNT.fullmatch(text):
+        raise invalid(field, text, f"a whole number of at most {_COUNT_DIGITS} digits")
+    return int(text)
 
 
 def format_size(count: int) -> str:
