@@ -27,6 +27,7 @@ from host import (
 from jobworker import ErrorCode, JobError, JobSpec, State, Worker
 from jobworker.core.job_id import new_job_id
 from jobworker.runtime import job_dir, sandbox, wire
+from jobworker.runtime.host_view import HostView
 
 pytestmark = needs_root
 
@@ -35,7 +36,7 @@ _ECHO = JobSpec(program="/bin/echo", args=("it runs",))
 
 def _steps(state: Path) -> list[str]:
     """The names of the steps that a job on this host goes through."""
-    host = sandbox.HostView.survey(Path("/proc/self/mountinfo").read_text(), [str(state.resolve())])
+    host = HostView.survey(Path("/proc/self/mountinfo").read_text(), [str(state.resolve())])
     job = sandbox.Confinement(job_id="0" * 36, uid=200_000, gid=200_000, entry_files=())
     return [type(step).__name__ for step in sandbox.plan(_ECHO, host, job)]
 

@@ -15,6 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "src"))
 
 from jobworker.core.spec import JobSpec
 from jobworker.runtime import launcher, sandbox
+from jobworker.runtime.host_view import HostView
+from jobworker.runtime.sandbox_steps import BindRoot, BuildRoot, ReadBack, Step
 
 
 class WaitForRelease:
@@ -28,18 +30,18 @@ def _fail(_: object) -> None:
     raise PermissionError(1, os.strerror(1))
 
 
-def _without(name: str | None, steps: list[sandbox.Step]) -> list[sandbox.Step]:
+def _without(name: str | None, steps: list[Step]) -> list[Step]:
     if name is None:
         return steps
     kept = [step for step in steps if type(step).__name__ != name]
-    return [replace(step, expected={}) if isinstance(step, sandbox.ReadBack) else step for step in kept]
+    return [replace(step, expected={}) if isinstance(step, ReadBack) else step for step in kept]
 
 
-def plan(spec: JobSpec, host: sandbox.HostView, job: sandbox.Confinement) -> list[sandbox.Step]:
+def plan(spec: JobSpec, host: HostView, job: sandbox.Confinement) -> list[Step]:
     """The real steps, with one that fails in place of its namesake, one that waits before it, or one left out."""
     steps = _without(spec.labels.get("without"), sandbox.plan(spec, host, job))
     if "with_host_root" in spec.labels:
-        steps = [sandbox.BuildRoot(host.file_systems) if isinstance(step, sandbox.BindRoot) else step for step in steps]
+        steps = [BuildRoot(host.file_systems) if isinstance(step, BindRoot) else step for step in steps]
     if at := spec.labels.get("fail_at"):
         name = type(steps[int(at)]).__name__
         steps[int(at)] = type(name, (), {"apply": _fail})()

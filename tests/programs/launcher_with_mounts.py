@@ -12,6 +12,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "src"))
 
 from jobworker.core.spec import JobSpec
 from jobworker.runtime import launcher, linux, sandbox
+from jobworker.runtime.host_view import HostView
+from jobworker.runtime.sandbox_steps import Step
 
 _ODD = "odd \u00fc \\ name"
 
@@ -27,7 +29,7 @@ def main() -> None:
         linux.mount("tmpfs", path, "tmpfs", 0, "mode=0755")
     Path(f"/opt/{_ODD}/file").touch()
 
-    def plan(spec: JobSpec, host: sandbox.HostView, job: sandbox.Confinement) -> list[sandbox.Step]:
+    def plan(spec: JobSpec, host: HostView, job: sandbox.Confinement) -> list[Step]:
         if os.path.exists(gone):
             linux.umount(gone, linux.MNT_DETACH)
             os.rmdir(gone)

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from jobworker import ErrorCode, JobError
-from jobworker.runtime import linux, sandbox
+from jobworker.runtime import linux
 from jobworker.runtime.controls import (
     CONTROLS,
     DECISIVE,
@@ -18,17 +18,27 @@ from jobworker.runtime.controls import (
     judge,
     try_all,
 )
+from jobworker.runtime.sandbox_steps import (
+    BecomeUser,
+    BuildRoot,
+    FilterSystemCalls,
+    MountDev,
+    NewNamespaces,
+    PrepareMasks,
+    RaiseLoopback,
+    SetHostname,
+)
 
 _BY_NAME = {control.name: control for control in CONTROLS}
 _STEPS = [
-    sandbox.NewNamespaces(linux.CLONE_NEWNET | linux.CLONE_NEWUTS),
-    sandbox.BuildRoot(("/", "/var")),
-    sandbox.PrepareMasks(),
-    sandbox.MountDev(),
-    sandbox.SetHostname("job"),
-    sandbox.RaiseLoopback(),
-    sandbox.BecomeUser(200_001, 200_001),
-    sandbox.FilterSystemCalls(b""),
+    NewNamespaces(linux.CLONE_NEWNET | linux.CLONE_NEWUTS),
+    BuildRoot(("/", "/var")),
+    PrepareMasks(),
+    MountDev(),
+    SetHostname("job"),
+    RaiseLoopback(),
+    BecomeUser(200_001, 200_001),
+    FilterSystemCalls(b""),
 ]
 
 
@@ -126,8 +136,8 @@ def test_a_missing_limit_is_shown_and_refuses_only_who_asks_for_it():
 
 def test_the_steps_without_a_namespace_touch_nothing_of_the_host_s():
     replanned = Verdict(("net-namespace", "uts-namespace"), ()).replan(_STEPS)
-    assert replanned[0] == sandbox.NewNamespaces(0)
-    assert not any(isinstance(step, (sandbox.SetHostname, sandbox.RaiseLoopback)) for step in replanned)
+    assert replanned[0] == NewNamespaces(0)
+    assert not any(isinstance(step, (SetHostname, RaiseLoopback)) for step in replanned)
     assert len(replanned) == len(_STEPS) - 2
 
 

@@ -12,10 +12,11 @@ from typing import Final
 
 from jobworker.core.errors import ErrorCode, JobError
 from jobworker.core.spec import Limits, MiB
-from jobworker.runtime import linux, sandbox, trial, unprivileged
+from jobworker.runtime import linux, trial, unprivileged
+from jobworker.runtime.sandbox_steps import FilterSystemCalls, NewNamespaces, RaiseLoopback, ReadBack, SetHostname, Step
 
 #: What takes a step's place in a sandbox without the control.
-Replacement = Callable[[sandbox.Step], Iterable[sandbox.Step]]
+Replacement = Callable[[Step], Iterable[Step]]
 
 
 class Need(Enum):
@@ -77,7 +78,7 @@ class Verdict:
                 f"this host cannot isolate jobs: {names} missing; its operator runs jobworkerd check",
             )
 
-    def replan(self, steps: Sequence[sandbox.Step]) -> list[sandbox.Step]:
+    def replan(self, steps: Sequence[Step]) -> list[Step]:
         """The steps of a sandbox without the missing controls."""
         for control in CONTROLS:
             if control.name in self.degraded and control.replacement is not None:
@@ -143,26 +144,26 @@ class ClearKeyring:
         linux.clear_user_keyring()
 
 
-def _without_filter(step: sandbox.Step) -> Iterable[sandbox.Step]:
-    if isinstance(step, sandbox.ReadBack):
+def _without_filter(step: Step) -> Iterable[Step]:
+    if isinstance(step, ReadBack):
         return [step.expecting(seccomp=None)]
-    return [ClearKeyring()] if isinstance(step, sandbox.FilterSystemCalls) else [step]
+    return [ClearKeyring()] if isinstance(step, FilterSystemCalls) else [step]
 
 
-def _without_namespace(flag: int, *dropped: type[sandbox.Step]) -> Replacement:
+def _without_namespace(flag: int, *dropped: type[Step]) -> Replacement:
     """No namespace of this kind, and none of the steps that would touch the host's own."""
 
-    def replace(step: sandbox.Step) -> Iterable[sandbox.Step]:
-        if isinstance(step, sandbox.NewNamespaces):
-            return [sandbox.NewNamespaces(step.flags & ~flag)]
-        if isinstance(step, sandbox.ReadBack):
+    def replace(step: Step) -> Iterable[Step]:
+        if isinstance(step, NewNamespaces):
+            return [NewNamespaces(step.flags & ~flag)]
+        if isinstance(step, ReadBack):
             return [_expecting_no_namespace(step, flag)]
         return [] if isinstance(step, dropped) else [step]
 
     return replace
 
 
-def _expecting_no_namespace(step: sandbox.ReadBack, flag: int) -> sandbox.ReadBack:
+def _expecting_no_namespace(step: ReadBack, flag: int) -> ReadBack:
     name = _NAMES[flag]
     apart = [other for other in step.expected["namespaces"].split(",") if other != name]
     step = step.expecting(namespaces=",".join(apart))
@@ -212,7 +213,7 @@ CONTROLS: Final = (
         "jobs would reach the host's network",
         f"{_ADMIN}; a kernel with CONFIG_NET_NS",
         trial.new_namespace(linux.CLONE_NEWNET),
-        _without_namespace(linux.CLONE_NEWNET, sandbox.RaiseLoopback),
+        _without_namespace(linux.CLONE_NEWNET, RaiseLoopback),
     ),
     Control(
         "ipc-namespace",
@@ -228,7 +229,7 @@ CONTROLS: Final = (
         "jobs would see the host's name",
         f"{_ADMIN}; a kernel with CONFIG_UTS_NS",
         trial.new_namespace(linux.CLONE_NEWUTS),
-        _without_namespace(linux.CLONE_NEWUTS, sandbox.SetHostname),
+        _without_namespace(linux.CLONE_NEWUTS, SetHostname),
     ),
     Control(
         "cgroup-namespace",

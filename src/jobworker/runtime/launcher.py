@@ -27,10 +27,12 @@ from jobworker.core.spec import JobSpec
 from jobworker.runtime import block_device, controls, job_dir, kernel_file, linux, sandbox, unprivileged, wire
 from jobworker.runtime.cgroup import Cgroup
 from jobworker.runtime.cgroup_host import CgroupHost
+from jobworker.runtime.host_view import HostView, is_below, kernel_mounts
 from jobworker.runtime.monitor import Assignment, Monitor
+from jobworker.runtime.sandbox_steps import Step
 from jobworker.runtime.uid_range import OnlyUid, UidLease, UidRange
 
-Plan = Callable[[JobSpec, sandbox.HostView, sandbox.Confinement], list[sandbox.Step]]
+Plan = Callable[[JobSpec, HostView, sandbox.Confinement], list[Step]]
 
 #: What a launcher that runs as root keeps of root's rights, each for the reason beside it.
 CAPABILITIES: Final = frozenset(
@@ -157,7 +159,7 @@ class Launcher:
         self._cgroups = CgroupHost.discover(bootstrap.cgroup_parent)
         self._cgroups.prepare()
         mountinfo = kernel_file.read("/proc/self/mountinfo")
-        self._host = sandbox.HostView.survey(mountinfo, self._hidden(mountinfo))
+        self._host = HostView.survey(mountinfo, self._hidden(mountinfo))
         findings = controls.try_all(controls.DECISIVE)
         self._verdict = controls.judge(findings, bootstrap.allow_degraded, is_root=self._is_root)
         self._own_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
@@ -178,7 +180,7 @@ class Launcher:
 
     def _hidden(self, mountinfo: str) -> list[str]:
         """What no job sees; without root the kernel's own file systems are among it, since they can be left in only."""
-        return self._bootstrap.hidden + ([] if self._is_root else sandbox.kernel_mounts(mountinfo))
+        return self._bootstrap.hidden + ([] if self._is_root else kernel_mounts(mountinfo))
 
     def readiness(self) -> wire.Ready:
         """What the server is told once the launcher can take orders."""
@@ -264,7 +266,7 @@ class Launcher:
             lease.release()
 
     def _check_rootfs(self, path: str | None) -> None:
-        if path is not None and not sandbox.is_below(path, self._bootstrap.roots):
+        if path is not None and not is_below(path, self._bootstrap.roots):
             raise JobError(
                 ErrorCode.PERMISSION_DENIED,
                 f"rootfs: {quoted(path)} is not at or below a directory that the operator lists in isolation.rootfs",

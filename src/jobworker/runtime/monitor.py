@@ -47,6 +47,7 @@ from jobworker.core.spec import JobSpec, MiB, OnOutputLimit
 from jobworker.runtime import job_dir, linux, sandbox, wire
 from jobworker.runtime.cgroup import Cgroup
 from jobworker.runtime.output_log import OutputWriter, Stream
+from jobworker.runtime.sandbox_steps import BindRoot, EnterWorkdir, Exec, NotApprovedError, Step, UnfitRootError
 from jobworker.runtime.uid_range import UidLease
 
 _PIPE_SIZE: Final = 64 * 1024  # what a pipe holds by default; pipe(7)
@@ -81,7 +82,7 @@ class Assignment:
     effective_limits: dict[str, str]
     wholeness: str  # whether the host gives all the isolation that it should
     ids: UidLease
-    steps: list[sandbox.Step]
+    steps: list[Step]
     service_uid: int
     service_gid: int
 
@@ -222,14 +223,14 @@ class Monitor:
 
     def _become_program(self) -> NoReturn:
         """In the child: the sandbox, then the program; what fails goes up the status pipe."""
-        step: sandbox.Step | None = None
+        step: Step | None = None
         try:
             os.dup2(self._stdout_end, 1)  # 0 is /dev/null already
             os.dup2(self._stderr_end, 2)
             if self._status_end != sandbox.STATUS_FD:
                 os.dup2(self._status_end, sandbox.STATUS_FD, inheritable=False)
             for step in self._job.steps:
-                if isinstance(step, sandbox.Exec):
+                if isinstance(step, Exec):
                     os.write(sandbox.STATUS_FD, _AT_THE_DOOR)
                 step.apply()
         except BaseException as error:  # noqa: BLE001 - the door between our code and the program's
@@ -597,21 +598,21 @@ def _do_nothing(*_: object) -> None:
 _AT_THE_DOOR: Final = b'{"at_the_door": true}\n'
 
 
-def _explain(step: sandbox.Step | None, error: BaseException) -> dict[str, str | None]:
+def _explain(step: Step | None, error: BaseException) -> dict[str, str | None]:
     """What the one who asked for the start needs to know."""
     name = type(step).__name__ if step is not None else "preparation"
     number = error.errno if isinstance(error, OSError) else None
     match step:
-        case sandbox.Exec(argv=[program, *_]) if isinstance(error, sandbox.NotApprovedError):
+        case Exec(argv=[program, *_]) if isinstance(error, NotApprovedError):
             message = f"program not allowed for your role: {quoted(program)}"
             return {"code": ErrorCode.PERMISSION_DENIED.value, "message": message, "step": name}
-        case sandbox.Exec(argv=[program, *_]):
+        case Exec(argv=[program, *_]):
             code, reason = _EXEC_FAILURES.get(number or 0, (ErrorCode.PROGRAM_NOT_EXECUTABLE, os.strerror(number or 0)))
             return {"code": code.value, "message": f"{reason}: {quoted(program)}", "step": name}
-        case sandbox.BindRoot(path) if isinstance(error, sandbox.UnfitRootError):
+        case BindRoot(path) if isinstance(error, UnfitRootError):
             message = f"rootfs: {quoted(path)} {error.strerror}"
             return {"code": ErrorCode.INVALID_ARGUMENT.value, "message": message, "step": name}
-        case sandbox.EnterWorkdir(path):
+        case EnterWorkdir(path):
             message = f"workdir: the job cannot enter {quoted(path)}: {os.strerror(number or errno.EACCES)}"
             return {"code": ErrorCode.INVALID_ARGUMENT.value, "message": message, "step": name}
     detail = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__

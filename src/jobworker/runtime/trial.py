@@ -12,10 +12,12 @@ from collections.abc import Callable
 from typing import Final
 
 from jobworker.core.spec import Limits, MiB
-from jobworker.runtime import kernel_file, linux, sandbox, seccomp, unprivileged
+from jobworker.runtime import kernel_file, linux, seccomp, unprivileged
 from jobworker.runtime.block_device import disks_of
 from jobworker.runtime.cgroup import Cgroup
 from jobworker.runtime.cgroup_host import CgroupHost
+from jobworker.runtime.host_view import FIRST_LANDLOCK
+from jobworker.runtime.sandbox_steps import FilterSystemCalls, MountDev
 
 _SOME_JOB_UID: Final = 200_000
 
@@ -75,7 +77,7 @@ def _look_around() -> None:
 def devices() -> None:
     """A /dev can be made whose /dev/null works."""
     private_mounts()
-    step = sandbox.MountDev()
+    step = MountDev()
     for instead in [step] if os.geteuid() == 0 else unprivileged.do_without_root(step):
         instead.apply()
     with open("/dev/null", "wb", buffering=0) as device:
@@ -151,7 +153,7 @@ def no_new_privileges() -> None:
 def filter_system_calls() -> None:
     """A filter can be loaded, and what it denies is denied."""
     linux.set_no_new_privs()
-    sandbox.FilterSystemCalls(seccomp.PROGRAM).apply()
+    FilterSystemCalls(seccomp.PROGRAM).apply()
     try:
         linux.unshare(linux.CLONE_NEWUTS)
     except PermissionError:
@@ -162,7 +164,7 @@ def filter_system_calls() -> None:
 def restrict_writing() -> None:
     """Landlock is there, and what it denies is denied."""
     version = linux.landlock_version()
-    if version < sandbox.FIRST_LANDLOCK:
+    if version < FIRST_LANDLOCK:
         raise OSError(errno.EOPNOTSUPP, "the kernel has no Landlock in use that can be asked for this")
     linux.set_no_new_privs()
     linux.restrict_writing(version, ("/proc",), ())

@@ -9,7 +9,20 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from jobworker.runtime import kernel_file, linux, sandbox
+from jobworker.runtime import kernel_file, linux
+from jobworker.runtime.sandbox_steps import (
+    DEVICES,
+    BecomeUser,
+    BindRoot,
+    BuildRoot,
+    Mask,
+    MountDev,
+    PrepareMasks,
+    ReadBack,
+    Step,
+    begin_dev,
+    complete_dev,
+)
 
 
 def enter_user_namespace() -> None:
@@ -50,29 +63,29 @@ class BindDev:
     """A /dev with the harmless devices only, read-only: the host's own nodes, since nobody else can make any."""
 
     def apply(self) -> None:  # noqa: D102
-        devices = {name: linux.copy_device(f"/dev/{name}") for name in sandbox.DEVICES}
-        sandbox.begin_dev()
+        devices = {name: linux.copy_device(f"/dev/{name}") for name in DEVICES}
+        begin_dev()
         for name, device in devices.items():
             os.close(os.open(f"/dev/{name}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o444))
             linux.attach_mount(device, f"/dev/{name}")
             os.close(device)
-        sandbox.complete_dev()
+        complete_dev()
 
 
-def do_without_root(step: sandbox.Step) -> Iterable[sandbox.Step]:
+def do_without_root(step: Step) -> Iterable[Step]:
     """What takes a step's place in a user namespace."""
     match step:
-        case sandbox.BuildRoot():
+        case BuildRoot():
             return [CopyRoot()]
-        case sandbox.BindRoot(path):
-            return [sandbox.BindRoot(path, with_mounts=True), TakeAlong()]
-        case sandbox.PrepareMasks():
-            return [step, sandbox.Mask("/sys", is_directory=True)]  # it came along with the copy
-        case sandbox.MountDev():
+        case BindRoot(path):
+            return [BindRoot(path, with_mounts=True), TakeAlong()]
+        case PrepareMasks():
+            return [step, Mask("/sys", is_directory=True)]  # it came along with the copy
+        case MountDev():
             return [BindDev()]
-        case sandbox.BecomeUser():
+        case BecomeUser():
             return []  # there is no other to become, and groups can be neither given nor taken
-        case sandbox.ReadBack(expected=expected):
+        case ReadBack(expected=expected):
             return [step.expecting(namespaces=f"{expected['namespaces']},user", groups=None)]
         case _:
             return [step]
