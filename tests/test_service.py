@@ -136,7 +136,13 @@ MUTATING = {Action.JOB_STOP, Action.JOB_SIGNAL, Action.JOB_REMOVE}
 
 
 def test_every_action_on_a_job_is_tried() -> None:
-    assert set(Action) - set(ON_A_JOB) == {Action.JOB_START, Action.JOB_LIST, Action.JOB_EVENTS, Action.NETWORK_HOST}
+    assert set(Action) - set(ON_A_JOB) == {
+        Action.JOB_START,
+        Action.JOB_LIST,
+        Action.JOB_EVENTS,
+        Action.NETWORK_HOST,
+        Action.METRICS_READ,
+    }
 
 
 @pytest.mark.parametrize("action", ON_A_JOB, ids=lambda action: action.value)

@@ -26,6 +26,7 @@ from jobworker.core.spec import JobSpec, Network
 from jobworker.events import JobEvent, JobEvents
 from jobworker.job import JobStatus
 from jobworker.live_jobs import LiveJobs
+from jobworker.metrics import Figures, Metrics
 from jobworker.recovery import DAMAGED, NEVER_STARTED, why_lost
 from jobworker.runtime.controls import describe_isolation
 from jobworker.runtime.launcher_client import LauncherClient
@@ -109,6 +110,7 @@ class Service:
 
     def __init__(self, database: Database, node: str, quotas: Quotas, clock: Callable[[], float] = time.time) -> None:
         """Use `Service.open`."""
+        self.metrics = Metrics()
         self._database = database
         self._node = node
         self._quotas = quotas
@@ -159,6 +161,7 @@ class Service:
 
         With a key that the principal has used before it is the job of that time, and True.
         """
+        arrived = time.monotonic()
         if idempotency_key is not None and not 0 < len(idempotency_key) <= _MAX_KEY:
             raise invalid("idempotency_key", idempotency_key, f"1 to {_MAX_KEY} characters")
         await self._authorise(principal, Action.JOB_START, "", principal.name)
@@ -193,6 +196,7 @@ class Service:
             await asyncio.shield(task)
         except KeyTaken as taken:
             return await self._started_before(principal, taken.existing_id), True
+        self.metrics.started(time.monotonic() - arrived)
         return await self._view(self._get(record.id)), False
 
     async def _start(self, principal: Principal, record: JobRecord, cut_short: JobRecord | None) -> None:
@@ -409,6 +413,7 @@ class Service:
         async with contextlib.aclosing(chunks):
             async for chunk in chunks:
                 offset = chunk.end
+                self.metrics.sent(len(chunk.data))
                 yield chunk
         view = await self._view(self._get(job_id))
         phase = view.record.phase
@@ -418,6 +423,15 @@ class Service:
             outcome=outcome,
             output=view.output,
             offset=max(offset, view.output.kept_bytes) if outcome is not None and request.follow else offset,
+        )
+
+    async def figures(self, principal: Principal) -> Figures:
+        """What there is at this moment, of everybody's together."""
+        await self._authorise(principal, Action.METRICS_READ, "", principal.name)
+        return Figures(
+            jobs=Counter(record.state for record in self._live.values()),
+            held_calls=self._streams.total(),
+            audit_records=self._database.read(audit.head).sequence,
         )
 
     # Deciding and recording.
@@ -498,6 +512,8 @@ class Service:
         else:
             del self._live[status.id]
         self._events.tell(after, self._clock())
+        if isinstance(after.phase, Ended):
+            self.metrics.ended(after.phase.ending.outcome)
 
     def _record_later(self, expected: State, record: JobRecord) -> None:
         def catch_up(connection: sqlite3.Connection) -> None:

@@ -32,6 +32,8 @@ EXPECTED = {
     (Action.JOB_REMOVE, Role.ADMIN): _ALL,
     (Action.NETWORK_HOST, Role.USER): set(),
     (Action.NETWORK_HOST, Role.ADMIN): _ALL,
+    (Action.METRICS_READ, Role.USER): set(),
+    (Action.METRICS_READ, Role.ADMIN): _ALL,
 }
 
 

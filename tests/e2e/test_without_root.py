@@ -1,13 +1,14 @@
 """A server that an ordinary user makes and runs, and that says everywhere what its jobs lack."""
 
 import json
+import re
 import tomllib
 
 from host import needs_root
 
 
 def test_a_job_runs_and_every_answer_says_what_its_isolation_lacks(user_daemon):
-    """Start, status, list, audit and log: nothing is weakened silently."""
+    """Start, status, list, audit, metrics and log: nothing is weakened silently."""
     started = user_daemon.jobctl("run", "--", "id", "-u")
     assert (started.returncode, started.stdout.strip()) == (0, str(user_daemon.uid))
     assert "degraded(separate-uid" in started.stderr
@@ -21,6 +22,9 @@ def test_a_job_runs_and_every_answer_says_what_its_isolation_lacks(user_daemon):
     assert listed["isolation"] in audited["detail"]
     assert f"isolation of every job: {listed['isolation']}" in user_daemon.log.read_text()
     assert f"job {listed['id']} starts with isolation: {listed['isolation']}" in user_daemon.log.read_text()
+    metrics = user_daemon.https_as("admin").get("/metrics").body.decode()
+    shown = re.findall(r'^jobworker_degraded\{control="([a-z-]+)"\} 1\.0$', metrics, re.MULTILINE)
+    assert set(shown) == set(listed["isolation"].removeprefix("degraded(").removesuffix(")").split(", "))
 
 
 @needs_root
@@ -32,6 +36,7 @@ def test_a_whole_server_says_nothing_of_the_kind(daemon):
     assert listed["isolation"] == "full"
     assert "ISOLATION" not in daemon.jobctl("list", "--filter", "name=whole").stdout
     assert "degraded" not in daemon.log.read_text()
+    assert 'jobworker_degraded{control="separate-uid"} 0.0' in daemon.https_as("admin").get("/metrics").body.decode()
 
 
 def test_what_init_allows_to_be_missing_is_in_the_configuration_and_no_more(user_daemon):

@@ -22,6 +22,7 @@ class Action(Enum):
     JOB_SIGNAL = "job.signal"
     JOB_REMOVE = "job.remove"
     NETWORK_HOST = "network.host"
+    METRICS_READ = "metrics.read"
 
 
 class Reach(Enum):
@@ -59,6 +60,7 @@ POLICY: Final[Mapping[Action, Row]] = {
     Action.JOB_SIGNAL: owner_or(Role.ADMIN),
     Action.JOB_REMOVE: owner_or(Role.ADMIN),
     Action.NETWORK_HOST: only(Role.ADMIN),  # it reaches services that trust the host's own address
+    Action.METRICS_READ: only(Role.ADMIN),  # what all users do together tells about each
 }
 
 
@@ -74,6 +76,7 @@ SCOPES: Final[Mapping[Action, Scope]] = {
     Action.JOB_SIGNAL: Scope.JOBS_STOP,
     Action.JOB_REMOVE: Scope.JOBS_STOP,
     Action.NETWORK_HOST: Scope.ADMIN,
+    Action.METRICS_READ: Scope.METRICS_READ,
 }
 
 

@@ -25,6 +25,7 @@ class Scope(Enum):
     JOBS_STOP = "jobs:stop"
     JOBS_OUTPUT = "jobs:output"
     AUDIT_READ = "audit:read"
+    METRICS_READ = "metrics:read"
     ADMIN = "admin"  # to use what the role gives beyond the holder's own jobs
 
 

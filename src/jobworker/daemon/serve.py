@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from jobworker.api.grpc.identity import Identity
     from jobworker.api.held_calls import HeldCalls
     from jobworker.api.tls import ServerCertificate
+    from jobworker.metrics import Metrics
     from jobworker.service import Service
 
 _log: Final = logging.getLogger("jobworkerd")
@@ -209,6 +210,7 @@ async def _serve(config: Config, launcher: LauncherClient) -> int:
                 programs=config.jobs.programs,
             ),
         )
+        _show_setting(service.metrics, config, launcher)
         held = HeldCalls()
         certificate = ServerCertificate(
             TlsFiles(key=config.tls.key, certificate=config.tls.certificate, ca=config.tls.ca)
@@ -216,7 +218,7 @@ async def _serve(config: Config, launcher: LauncherClient) -> int:
         identity = Identity(database, certificate.bundle, config.tls.trust_domain, held)
         try:
             with ExitStack() as watches:
-                launchers = LauncherWatch(launcher, stop)
+                launchers = LauncherWatch(launcher, stop, service.metrics)
                 watches.callback(launchers.close)
                 _watch(watches, config.directory / f"{DATABASE}-wal", held.recheck)
                 for place in {path.parent for path in (config.tls.key, config.tls.certificate, config.tls.ca)}:
@@ -242,6 +244,17 @@ async def _serve(config: Config, launcher: LauncherClient) -> int:
             await service.close()
     finally:
         await database.close()
+
+
+def _show_setting(metrics: "Metrics", config: Config, launcher: LauncherClient) -> None:
+    """What operators see of the host and of the configuration."""
+    metrics.show_controls(degraded=launcher.degraded, missing=launcher.refused)
+    metrics.show_capacity(
+        jobs=config.jobs.max_jobs,
+        jobs_of_a_user=config.jobs.max_jobs_per_user,
+        held_calls_of_a_user=config.jobs.max_streams_per_user,
+        uids=len(config.jobs.uid_range),
+    )
 
 
 def _reload(certificate: "ServerCertificate", identity: "Identity", held: "HeldCalls") -> None:
@@ -276,14 +289,16 @@ class LauncherWatch:
     only root can give it; without one it goes on for the jobs that there are.
     """
 
-    def __init__(self, launcher: LauncherClient, stop: asyncio.Event) -> None:
+    def __init__(self, launcher: LauncherClient, stop: asyncio.Event, metrics: "Metrics") -> None:
         self.is_gone = False
         self._stop = stop
+        self._metrics = metrics
         self._fd = launcher.fileno()
         asyncio.get_running_loop().add_reader(self._fd, self._on_gone)
 
     def _on_gone(self) -> None:
         self.close()
+        self._metrics.lost_launcher()
         if is_managed():
             self.is_gone = True
             _log.error("the launcher is gone: ending with an error, to be started again; jobs run on")

@@ -22,6 +22,7 @@ from jobworker.api.grpc.identity import Identity
 from jobworker.api.tls import ServerCertificate
 from jobworker.core.errors import ErrorCode, JobError, invalid
 from jobworker.core.spec import Limits
+from jobworker.metrics import DoorName
 from jobworker.service import OutputEnd, Service
 
 if TYPE_CHECKING:
@@ -241,7 +242,7 @@ class _Door(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
                 raise asyncio.CancelledError from None  # nothing can be sent any more: the caller is gone
             except Exception:  # noqa: BLE001 - the RPC boundary: nothing unexpected is echoed to a caller
                 failure = _unexpected()
-            return await _abort(context, failure)
+            return await self._refuse(context, failure)
 
         return guarded
 
@@ -276,14 +277,14 @@ class _Door(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_REQUEST_SECONDS):
                     await anext(requests, None)
-            await _abort(context, failure)
+            await self._refuse(context, failure)
 
         return guarded
 
-
-async def _abort(context: Context, error: JobError) -> None:
-    metadata = (("jobworker-error", error.code.value),)
-    await context.abort(ERROR_MAP[error.code].grpc, error.message, metadata)
+    async def _refuse(self, context: Context, error: JobError) -> None:
+        self._service.metrics.refused(DoorName.GRPC, error.code)
+        metadata = (("jobworker-error", error.code.value),)
+        await context.abort(ERROR_MAP[error.code].grpc, error.message, metadata)
 
 
 def _unexpected() -> JobError:

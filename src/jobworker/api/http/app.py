@@ -58,7 +58,7 @@ _OPEN: Final = frozenset({route.path for route in ROUTES if route.action is None
 
 def make_app(service: Service, credentials: Credentials, identity: Identity, defaults: Limits) -> Door:
     """The whole door as one ASGI application."""
-    return Door(make_api(Endpoints(service, credentials, identity, defaults)), identity, _is_open)
+    return Door(make_api(Endpoints(service, credentials, identity, defaults)), identity, _is_open, service.metrics)
 
 
 def make_api(endpoints: object) -> FastAPI:
@@ -173,6 +173,11 @@ class Endpoints:
     async def events(self) -> Response:
         told = server_sent(self._service.events(_principal()))
         return StreamAnswer(told, self._hold(), EVENTS_TYPE)
+
+    async def metrics(self, request: Request) -> Response:
+        figures = await self._service.figures(_principal())
+        body, media_type = self._service.metrics.exposition(figures, request.headers.get("accept", ""))
+        return Response(body, media_type=media_type)
 
     async def grant(self, request: Request) -> Response:
         return await oauth.grant(self._credentials, request)

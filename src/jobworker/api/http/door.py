@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from jobworker.api.http.errors import Failure, failure_of, failure_of_routing, refusal_of
 from jobworker.api.http.identity import Caller, Identity
 from jobworker.core.errors import ErrorCode, JobError
+from jobworker.metrics import DoorName, Metrics
 
 _log: Final = logging.getLogger(__name__)
 
@@ -29,10 +30,11 @@ caller: ContextVar[Caller] = ContextVar("caller")
 class Door:
     """An ASGI application around another one that is for proven callers; `is_open` tells which paths are for all."""
 
-    def __init__(self, app: ASGIApp, identity: Identity, is_open: Callable[[str], bool]) -> None:
+    def __init__(self, app: ASGIApp, identity: Identity, is_open: Callable[[str], bool], metrics: Metrics) -> None:
         self._app = app
         self._identity = identity
         self._is_open = is_open
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request, whatever happens."""
@@ -47,15 +49,19 @@ class Door:
                 caller.set(self._identity.identify(scope))
             await self._app(scope, receive, answer.send)
         except JobError as error:
-            await answer.fail(failure_of(error))
+            await answer.fail(self._refuse(error))
         except RequestValidationError as error:
-            await answer.fail(failure_of(refusal_of(error, Headers(scope=scope).get("content-type", ""))))
+            await answer.fail(self._refuse(refusal_of(error, Headers(scope=scope).get("content-type", ""))))
         except HTTPException as error:
             await answer.fail(failure_of_routing(error, scope))
         except ClientDisconnect:
             pass
         except Exception:  # noqa: BLE001 - the HTTP boundary: nothing unexpected is echoed to a caller
-            await answer.fail(failure_of(_unexpected()))
+            await answer.fail(self._refuse(_unexpected()))
+
+    def _refuse(self, error: JobError) -> Failure:
+        self._metrics.refused(DoorName.HTTPS, error.code)
+        return failure_of(error)
 
 
 class _Answer:

@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from jobworker.api.error_map import ERROR_MAP
+from jobworker.api.http.oauth import OAuthRefused
 from jobworker.api.http.routes import ROUTES
 from jobworker.core.errors import ErrorCode, JobError
 from jobworker.credentials import TooManyAttempts
@@ -29,8 +30,10 @@ Failure = tuple[int, list[tuple[bytes, bytes]], bytes]
 def failure_of(error: JobError) -> Failure:
     """Status, headers and body for an error: its fixed words for people, code and message for programs."""
     status = ERROR_MAP[error.code].http
+    if isinstance(error, OAuthRefused):
+        return status, [*_describe(error.body), *error.headers], error.body
     body = failure_body(_WORDS.get(error.code, error.message))
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    headers = _describe(body)
     if error.code is ErrorCode.UNAUTHENTICATED:
         # Nothing else: why a credential is not good is told to nobody.
         return status, [*headers, (b"www-authenticate", b"Bearer")], body
@@ -42,11 +45,15 @@ def failure_of(error: JobError) -> Failure:
     return status, headers, body
 
 
+def _describe(body: bytes) -> list[tuple[bytes, bytes]]:
+    return [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+
+
 def failure_of_routing(error: HTTPException, scope: Scope) -> Failure:
     """The same when no route takes the request."""
     words = {404: "no such path; see /openapi.json", 405: "this path has no such method; see /openapi.json"}
     body = failure_body(words.get(error.status_code, str(error.detail)))
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    headers = _describe(body)
     if error.status_code == 405:
         path = scope["route"].path
         methods = ", ".join(sorted(route.method for route in ROUTES if route.path == path)) or "GET"

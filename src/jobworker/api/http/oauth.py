@@ -19,38 +19,38 @@ _FIELDS: Final = frozenset({"grant_type", "client_id", "client_secret", "scope",
 _MOST_FIELDS: Final = 1000
 
 
-class OAuthRefused(Exception):  # noqa: N818 - it says what happened, as every refusal here does
-    """A request that the token endpoint refuses, as RFC 6749 §5.2 spells it."""
+class OAuthRefused(JobError):  # noqa: N818 - it says what happened, as every refusal here does
+    """A request that the token endpoint refuses: `body` and `headers` as RFC 6749 §5.2 spells them."""
 
-    def __init__(self, code: str, description: str, *, status: int = 400, retry_after: int | None = None) -> None:
-        super().__init__(description)
-        self.status = status
-        self.body = {"error": code, "error_description": description}
-        self.headers = {"cache-control": "no-store", "pragma": "no-cache"}
-        if status == 401:
-            self.headers["www-authenticate"] = 'Basic realm="jobworker"'
+    def __init__(
+        self,
+        word: str,
+        description: str,
+        *,
+        code: ErrorCode = ErrorCode.INVALID_ARGUMENT,
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(code, description)
+        self.body = json.dumps({"error": word, "error_description": description}).encode()
+        self.headers = [(b"cache-control", b"no-store"), (b"pragma", b"no-cache")]
+        if code is ErrorCode.UNAUTHENTICATED:
+            self.headers.append((b"www-authenticate", b'Basic realm="jobworker"'))
         if retry_after is not None:
-            self.headers["retry-after"] = str(retry_after)
-
-    def response(self) -> Response:
-        """What the caller gets."""
-        return Response(json.dumps(self.body), self.status, self.headers, "application/json")
+            self.headers.append((b"retry-after", b"%d" % retry_after))
 
 
 async def grant(credentials: Credentials, request: Request) -> Response:
     """Answers POST /oauth/token."""
+    form = await _form(request)
+    if form.get("grant_type") != "client_credentials":
+        word = "unsupported_grant_type" if "grant_type" in form else "invalid_request"
+        raise OAuthRefused(word, "grant_type must be client_credentials")
+    user, secret = _client(request, form)
+    source, address = source_of(request.scope)
     try:
-        form = await _form(request)
-        if form.get("grant_type") != "client_credentials":
-            code = "unsupported_grant_type" if "grant_type" in form else "invalid_request"
-            raise OAuthRefused(code, "grant_type must be client_credentials")
-        user, secret = _client(request, form)
-        source, address = source_of(request.scope)
         granted = await credentials.exchange(user, secret, form.get("scope"), source, address)
-    except OAuthRefused as refused:
-        return refused.response()
     except JobError as error:
-        return _as_oauth(error).response()
+        raise _as_oauth(error) from None
     body = {
         "access_token": granted.token.reveal(),
         "token_type": "Bearer",
@@ -62,27 +62,27 @@ async def grant(credentials: Credentials, request: Request) -> Response:
 
 async def revoke(credentials: Credentials, request: Request) -> Response:
     """Answers POST /oauth/revoke: whoever holds a token may end it, and learns nothing else about it."""
+    form = await _form(request)
+    if "token" not in form:
+        raise OAuthRefused("invalid_request", "token is missing")
+    source, address = source_of(request.scope)
     try:
-        form = await _form(request)
-        if "token" not in form:
-            raise OAuthRefused("invalid_request", "token is missing")
-        source, address = source_of(request.scope)
         await credentials.revoke(form["token"], source, address)
-    except OAuthRefused as refused:
-        return refused.response()
     except TooManyAttempts as error:
-        return _as_oauth(error).response()
+        raise _as_oauth(error) from None
     return Response("{}", 200, media_type="application/json")
 
 
-def _as_oauth(error: JobError) -> OAuthRefused:
+def _as_oauth(error: JobError) -> JobError:
+    """The error in the words of RFC 6749, where that has any for it."""
     if isinstance(error, TooManyAttempts):
-        return OAuthRefused("invalid_client", error.message, status=429, retry_after=error.retry_after)
+        return OAuthRefused("invalid_client", error.message, code=error.code, retry_after=error.retry_after)
     if isinstance(error, ScopeRefused) or error.code is ErrorCode.INVALID_ARGUMENT:
         return OAuthRefused("invalid_scope", error.message)
     if error.code is ErrorCode.UNAUTHENTICATED:
-        return OAuthRefused("invalid_client", "the user and the personal token do not belong together", status=401)
-    raise error
+        words = "the user and the personal token do not belong together"
+        return OAuthRefused("invalid_client", words, code=error.code)
+    return error
 
 
 async def _form(request: Request) -> dict[str, str]:
@@ -116,5 +116,6 @@ def _client(request: Request, form: dict[str, str]) -> tuple[str, str]:
     except (binascii.Error, ValueError):
         user, colon, secret = "", "", ""
     if scheme.lower() != "basic" or not colon:
-        raise OAuthRefused("invalid_client", "authenticate by Basic, or in the form", status=401)
+        words = "authenticate by Basic, or in the form"
+        raise OAuthRefused("invalid_client", words, code=ErrorCode.UNAUTHENTICATED)
     return unquote_plus(user), unquote_plus(secret)

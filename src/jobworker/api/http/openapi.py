@@ -6,6 +6,7 @@ from fastapi import FastAPI
 
 from jobworker.api.http.events import EVENTS_TYPE
 from jobworker.api.http.output import FRAMES_TYPE, RAW_TYPE
+from jobworker.metrics import OPENMETRICS_TYPE, TEXT_TYPE
 
 _ABOUT: Final = """\
 Run any Linux program on this machine as a *job*: isolated, held to its limits, its output readable live from the first
@@ -112,6 +113,13 @@ REPLAYED: Final = {
 EVENTS_ANSWER: Final = {
     "description": "An event for each state that a job comes into, of every job that the caller may see.",
     "content": {EVENTS_TYPE: {"schema": {"type": "string"}, "example": "event: job\nid: 1\ndata: {…}\n\n"}},
+}
+METRICS_ANSWER: Final = {
+    "description": "Every metric; as OpenMetrics where that is accepted.",
+    "content": {
+        TEXT_TYPE: {"schema": {"type": "string"}, "example": 'jobworker_jobs{state="running"} 3.0\n'},
+        OPENMETRICS_TYPE: {"schema": {"type": "string"}},
+    },
 }
 TOKEN_REQUEST: Final = {
     "requestBody": {

@@ -138,6 +138,15 @@ ROUTES: Final = (
         failures=(*_ANY, 503),
     ),
     Route(
+        method="GET",
+        path="/metrics",
+        endpoint="metrics",
+        action=Action.METRICS_READ,
+        about="Tells what the server does and has, for Prometheus: for admins, by a token with metrics:read.",
+        answer={200: openapi.METRICS_ANSWER},
+        failures=(401, 403, 429, 431),
+    ),
+    Route(
         method="POST",
         path="/oauth/token",
         endpoint="grant",
