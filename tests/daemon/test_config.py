@@ -11,7 +11,10 @@ from jobworker.access.ceiling import Ceiling
 from jobworker.access.policy import Role
 from jobworker.core.errors import JobError
 from jobworker.core.spec import Limits, MiB
-from jobworker.daemon.config import Account, Address, Config, ConfigRefused, Isolation, Jobs, Server, initial_text
+from jobworker.daemon.account import Account
+from jobworker.daemon.address import Address
+from jobworker.daemon.config import Config, Isolation, Jobs, Server, initial_text
+from jobworker.daemon.refusal import ConfigRefused
 
 TLS = '[tls]\nca = "ca"\ncertificate = "cert"\nkey = "/keys/key"\ntrust_domain = "jobs.example.org"\n'
 

@@ -25,7 +25,7 @@ from host import JOB_PYTHON, job_groups
 
 from jobworker.client.context import Context, Transport
 from jobworker.client.job_client import JobClient
-from jobworker.daemon.config import Address
+from jobworker.daemon.address import Address
 from jobworker.daemon.init import init
 from jobworker.daemon.users import add
 

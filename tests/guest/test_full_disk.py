@@ -15,7 +15,7 @@ from jobworker import ErrorCode, JobError, JobSpec, State
 from jobworker.client.context import Context
 from jobworker.client.job_client import JobClient
 from jobworker.core.spec import MiB
-from jobworker.daemon.config import Address
+from jobworker.daemon.address import Address
 from jobworker.daemon.init import init
 from jobworker.daemon.users import add
 

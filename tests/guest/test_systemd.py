@@ -14,7 +14,7 @@ from host import descendants, eventually
 from jobworker import JobSpec, State
 from jobworker.client.context import Context
 from jobworker.client.job_client import JobClient
-from jobworker.daemon.config import Address
+from jobworker.daemon.address import Address
 from jobworker.daemon.init import init
 from jobworker.daemon.users import add
 

@@ -24,7 +24,10 @@ from jobworker.access.certificates import (
 from jobworker.access.policy import Role
 from jobworker.access.tokens import DEFAULT_SCOPES
 from jobworker.core.errors import invalid
-from jobworker.daemon.config import FILE_NAME, LIMITS, Account, Address, Config, ConfigRefused, Server, initial_text
+from jobworker.daemon.account import Account
+from jobworker.daemon.address import Address
+from jobworker.daemon.config import FILE_NAME, LIMITS, Config, Server, initial_text
+from jobworker.daemon.refusal import ConfigRefused
 from jobworker.daemon.state import DATABASE
 from jobworker.daemon.tokens import new_token, record_token
 from jobworker.daemon.users import AUTHORITY, CLIENTS, Context, context_files, record_user, write_files

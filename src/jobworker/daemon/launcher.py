@@ -14,7 +14,9 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from jobworker.daemon.config import Account, Config, ConfigRefused
+from jobworker.daemon.account import Account
+from jobworker.daemon.config import Config
+from jobworker.daemon.refusal import ConfigRefused
 from jobworker.daemon.service_manager import notify
 from jobworker.runtime import linux
 from jobworker.runtime.launcher_client import launch_for

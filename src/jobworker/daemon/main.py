@@ -17,7 +17,7 @@ from jobworker.access.principal import Role, Scope, check_user_name
 from jobworker.access.tokens import parse_scopes
 from jobworker.core.errors import JobError
 from jobworker.core.units import parse_duration
-from jobworker.daemon.config import Address
+from jobworker.daemon.address import Address
 
 if TYPE_CHECKING:
     from jobworker.daemon.users import Context
@@ -53,8 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _foreseen() -> tuple[type[Exception], ...]:
     """The errors that an operator can mend; looked up when one has happened, since their modules are heavy."""
     from jobworker.access.certificates import KeyRefused  # noqa: PLC0415
-    from jobworker.daemon.config import ConfigRefused  # noqa: PLC0415
     from jobworker.daemon.init import InitRefused  # noqa: PLC0415
+    from jobworker.daemon.refusal import ConfigRefused  # noqa: PLC0415
     from jobworker.daemon.state import UserRefused  # noqa: PLC0415
     from jobworker.store.database import DatabaseRefused  # noqa: PLC0415
     from jobworker.store.users import UserExists  # noqa: PLC0415

@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from jobworker.core.errors import ErrorCode, JobError
-from jobworker.daemon.config import LIMITS, Account, Config, ConfigRefused
+from jobworker.daemon.account import Account
+from jobworker.daemon.config import LIMITS, Config
 from jobworker.daemon.launcher import bootstrap_for
+from jobworker.daemon.refusal import ConfigRefused
 from jobworker.daemon.service_manager import is_managed, notify
 from jobworker.daemon.state import DATABASE
 from jobworker.runtime import linux, seccomp

@@ -4,7 +4,7 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
-from jobworker.daemon.config import Account
+from jobworker.daemon.account import Account
 from jobworker.store import audit
 from jobworker.store.database import Database
 

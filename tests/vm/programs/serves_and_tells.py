@@ -14,7 +14,7 @@ from jobworker import JobSpec
 from jobworker.client.context import Context
 from jobworker.client.job_client import JobClient
 from jobworker.core.outcome import outcome_to_document
-from jobworker.daemon.config import Address
+from jobworker.daemon.address import Address
 from jobworker.daemon.init import init
 from jobworker.daemon.users import add
 
