@@ -1,7 +1,6 @@
-"""User certificates prove a user to the letter, and private keys stay private."""
+"""User certificates prove a user to the letter, and the authority issues no others."""
 
 import datetime as dt
-import os
 import subprocess
 import time
 from functools import cache
@@ -13,21 +12,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from jobworker.access.certificates import (
-    BACKDATED,
-    CertificateRefused,
-    CertifiedKey,
-    KeyRefused,
-    TrustBundle,
-    create_issuing_ca,
-    create_root_ca,
-    issue_server,
-    issue_user,
-    read_key,
-    read_user,
-    verify_user,
-    write_private,
-)
+from jobworker.access.authority import CertifiedKey, create_issuing_ca, create_root_ca, issue_server, issue_user
+from jobworker.access.certificates import BACKDATED, CertificateRefused, TrustBundle, read_user
+from jobworker.access.key_files import KeyRefused
 from jobworker.core.errors import ErrorCode, JobError
 
 NOW = float(int(time.time()))
@@ -135,7 +122,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", ACCEPTED)
 def test_a_certificate_that_keeps_the_rules_proves_its_user(case):
     """The positive control of every refusal below: the same builder with nothing wrong is accepted."""
-    assert verify_user(certificate(**ACCEPTED[case]), DOMAIN, NOW).name == "alice"
+    assert read_user(certificate(**ACCEPTED[case]), DOMAIN).name == "alice"
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -143,7 +130,7 @@ def test_a_certificate_that_breaks_a_rule_proves_nothing(case):
     """A1."""
     parts, reason = REFUSED[case]
     with pytest.raises(CertificateRefused, match=reason) as refused:
-        verify_user(certificate(**parts), DOMAIN, NOW)
+        read_user(certificate(**parts), DOMAIN)
     assert refused.value.code is ErrorCode.UNAUTHENTICATED
 
 
@@ -164,17 +151,18 @@ def test_a_certificate_proves_its_user_only_in_its_time(seconds, reason):
 @pytest.mark.parametrize("pem", [b"", b"alice", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
 def test_what_is_no_certificate_is_refused(pem):
     with pytest.raises(CertificateRefused):
-        verify_user(pem, DOMAIN, NOW)
+        read_user(pem, DOMAIN)
 
 
 def test_two_certificates_prove_nobody():
     with pytest.raises(CertificateRefused, match="several"):
-        verify_user(certificate() + certificate(), DOMAIN, NOW)
+        read_user(certificate() + certificate(), DOMAIN)
 
 
 def test_an_issued_user_certificate_proves_its_user_and_cannot_serve():
     issued = issue_user(issuing(), "alice", DOMAIN, NOW, ttl=3600)
-    user = verify_user(issued.certificate_pem(), DOMAIN, NOW)
+    user = read_user(issued.certificate_pem(), DOMAIN)
+    user.check_time(NOW)
     assert (user.name, user.not_before, user.not_after) == ("alice", NOW - BACKDATED, NOW + 3600)
     assert user.issued_at == NOW
     assert user.serial == f"{issued.certificate.serial_number:x}"
@@ -189,7 +177,7 @@ def test_an_issued_server_certificate_names_its_hosts_and_is_no_user():
     assert names.get_values_for_type(x509.DNSName) == ["jobs.example.org"]
     assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1", "::1"]
     with pytest.raises(CertificateRefused, match="clientAuth"):
-        verify_user(issued.certificate_pem(), DOMAIN, NOW)
+        read_user(issued.certificate_pem(), DOMAIN)
 
 
 @pytest.mark.parametrize("host", ["", "a b", "a:80", "*.example.org", "-a", "a_b", "x" * 64, "é.org"])
@@ -282,46 +270,3 @@ def test_a_key_with_the_certificate_of_another_is_refused():
 
 def test_a_key_does_not_print():
     assert "key=" not in repr(issuing())
-
-
-def test_a_private_file_is_born_private(tmp_path):
-    """Whatever the umask, nobody else can open the file at any moment."""
-    before = os.umask(0)
-    try:
-        write_private(tmp_path / "key", b"secret")
-    finally:
-        os.umask(before)
-    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
-    assert read_key(tmp_path / "key", "server key") == b"secret"
-
-
-def test_a_private_file_replaces_nothing_and_follows_nothing(tmp_path):
-    (tmp_path / "there").write_bytes(b"old")
-    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
-    for name in ("there", "link"):
-        with pytest.raises(FileExistsError):
-            write_private(tmp_path / name, b"secret")
-    assert (tmp_path / "there").read_bytes() == b"old"
-    assert not (tmp_path / "elsewhere").exists()
-
-
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o601, 0o777])
-def test_a_key_that_others_can_open_is_refused_with_the_command_that_mends_it(tmp_path, mode):
-    """R6."""
-    key = tmp_path / "server key"
-    write_private(key, b"secret")
-    key.chmod(mode)
-    with pytest.raises(KeyRefused) as refused:
-        read_key(key, "server key")
-    assert str(refused.value).startswith("the server key ")
-    subprocess.run(["sh", "-c", str(refused.value).partition("run: ")[2]], check=True)
-    read_key(key, "server key")
-
-
-def test_a_key_behind_a_link_or_in_no_file_is_refused(tmp_path):
-    write_private(tmp_path / "key", b"secret")
-    (tmp_path / "link").symlink_to("key")
-    os.mkfifo(tmp_path / "pipe", 0o600)
-    for name, reason in (("link", "symbolic link"), ("pipe", "not a regular file"), ("gone", "No such file")):
-        with pytest.raises(KeyRefused, match=reason):
-            read_key(tmp_path / name, "server key")

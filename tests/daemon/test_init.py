@@ -13,7 +13,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 import jobworker
-from jobworker.access.certificates import TrustBundle, read_key, verify_user
+from jobworker.access.certificates import TrustBundle, read_user
+from jobworker.access.key_files import read_key
 from jobworker.daemon.config import Config
 from jobworker.store import audit, users
 from jobworker.store.database import Database
@@ -61,7 +62,8 @@ def test_the_first_admin_is_on_record_and_has_a_certificate_that_proves_it(state
     assert any('"action":"user.add"' in record and '"target":"admin"' in record for record in records)
     chain = (state / "clients/admin/client.crt").read_bytes()
     leaf, _issuing = x509.load_pem_x509_certificates(chain)
-    user = verify_user(leaf.public_bytes(Encoding.PEM), "jobs.example.org", time.time())
+    user = read_user(leaf.public_bytes(Encoding.PEM), "jobs.example.org")
+    user.check_time(time.time())
     assert user.name == "admin"
     assert user.issued_at >= admin.valid_from
     TrustBundle.from_pem((state / "pki/bundle.crt").read_bytes()).verify_chain(chain, time.time())

@@ -10,7 +10,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
-from jobworker.access.certificates import BACKDATED, verify_user
+from jobworker.access.certificates import BACKDATED, read_user
 from jobworker.daemon import users as commands
 from jobworker.store import users
 from jobworker.store.database import Database
@@ -28,7 +28,9 @@ def proven(context):
     leaf, _issuing = x509.load_pem_x509_certificates((context / "client.crt").read_bytes())
     key = load_pem_private_key((context / "client.key").read_bytes(), None)
     assert key.public_key() == leaf.public_key()
-    return verify_user(leaf.public_bytes(Encoding.PEM), "jobs.example.org", time.time())
+    user = read_user(leaf.public_bytes(Encoding.PEM), "jobs.example.org")
+    user.check_time(time.time())
+    return user
 
 
 def test_a_new_user_gets_a_private_context_to_the_letter(jobworkerd, state):

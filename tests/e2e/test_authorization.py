@@ -11,7 +11,7 @@ import grpc
 import pytest
 from host import needs_root
 
-from jobworker.access.certificates import CertifiedKey, issue_user
+from jobworker.access.authority import CertifiedKey, issue_user
 from jobworker.api.grpc._generated import jobworker_pb2 as pb2
 from jobworker.api.grpc._generated.jobworker_pb2_grpc import JobWorkerStub
 from jobworker.api.grpc.server import RPC_ACTIONS

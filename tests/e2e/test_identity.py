@@ -20,7 +20,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from host import needs_root
 
-from jobworker.access.certificates import BACKDATED, create_issuing_ca, create_root_ca, issue_user
+from jobworker.access.authority import create_issuing_ca, create_root_ca, issue_user
+from jobworker.access.certificates import BACKDATED
 from jobworker.api.grpc._generated import jobworker_pb2 as pb2
 from jobworker.api.grpc._generated.jobworker_pb2_grpc import JobWorkerStub
 from jobworker.core.errors import ErrorCode, JobError

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from jobworker.access.certificates import CertificateRefused, KeyRefused, TrustBundle, read_key, server_key_type
+from jobworker.access.certificates import CertificateRefused, TrustBundle
+from jobworker.access.key_files import KeyRefused, read_key, server_key_type
 
 _log: Final = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
-from jobworker.access.certificates import (
+from jobworker.access.authority import (
     USER_TTL,
     CertifiedKey,
     check_trust_domain,

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _foreseen() -> tuple[type[Exception], ...]:
     """The errors that an operator can mend; looked up when one has happened, since their modules are heavy."""
-    from jobworker.access.certificates import KeyRefused  # noqa: PLC0415
+    from jobworker.access.key_files import KeyRefused  # noqa: PLC0415
     from jobworker.daemon.init import InitRefused  # noqa: PLC0415
     from jobworker.daemon.refusal import ConfigRefused  # noqa: PLC0415
     from jobworker.daemon.state import UserRefused  # noqa: PLC0415

@@ -161,7 +161,7 @@ def _raise_descriptor_limit() -> None:
 
 
 def _run(config: Config, launcher: LauncherClient) -> int:
-    from jobworker.access.certificates import server_key_type  # noqa: PLC0415 - after the launcher
+    from jobworker.access.key_files import server_key_type  # noqa: PLC0415 - after the launcher
 
     key_type = server_key_type(config.tls.key, config.tls.certificate, config.tls.ca)
     os.environ["GRPC_SSL_CIPHER_SUITES"] = _NO_TLS_1_2[key_type]

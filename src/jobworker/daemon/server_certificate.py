@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from jobworker.access.certificates import SERVER_TTL, hosts_of, issue_server
+from jobworker.access.authority import SERVER_TTL, hosts_of, issue_server
 from jobworker.daemon.state import UserRefused
 from jobworker.daemon.users import Issuer
 

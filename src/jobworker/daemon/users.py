@@ -29,7 +29,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from jobworker.access.certificates import USER_TTL, CertifiedKey, issue_user, read_key, write_private
+from jobworker.access.authority import USER_TTL, CertifiedKey, issue_user
+from jobworker.access.key_files import read_key, write_private
 from jobworker.access.policy import Role
 from jobworker.access.principal import check_user_name
 from jobworker.access.tokens import DEFAULT_SCOPES, PERSONAL_TTL, Token
