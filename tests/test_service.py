@@ -278,6 +278,17 @@ async def test_a_stop_is_recorded_with_who_did_it(service: Service, database: Da
     assert await refused(service.signal(ALICE, job, 15)) is ErrorCode.JOB_NOT_RUNNING
 
 
+@pytest.mark.parametrize("how", [{"grace": 1.0, "signal": 65}, {"grace": float("nan"), "signal": 15}], ids=str)
+async def test_a_stop_that_cannot_be_is_not_wished_for(service: Service, database: Database, how: Any) -> None:
+    """C3: on record it would end the job after the next restart."""
+    job = (await start(service)).record.id
+    assert await refused(service.stop(ALICE, job, **how)) is ErrorCode.INVALID_ARGUMENT
+    record = recorded(database, job)
+    assert record is not None
+    assert record.desired is jobs.Desired.RUN
+    assert [action for _, action, *_ in trail(database)] == ["job.start"]
+
+
 async def test_twenty_stops_at_once_give_one_end(service: Service, database: Database) -> None:
     """P5."""
     job = (await start(service)).record.id
@@ -367,7 +378,7 @@ async def test_a_key_whose_start_fails_fails_for_everyone_who_uses_it(service: S
     assert (await service.list(ROOT, ALL, None, 10))[0] == []
 
 
-@pytest.mark.parametrize("key", ["", "k" * 256])
+@pytest.mark.parametrize("key", ["", "k" * 256, "k k", "ké"])
 async def test_what_is_no_key_is_refused(service: Service, key: str) -> None:
     assert await refused(service.start(ALICE, SLEEP, key)) is ErrorCode.INVALID_ARGUMENT
 

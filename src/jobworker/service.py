@@ -22,6 +22,7 @@ from jobworker.core.errors import ErrorCode, JobError, invalid
 from jobworker.core.job_id import check_job_id, new_job_id
 from jobworker.core.lifecycle import Ended, Finished, Pending, Phase, Running, State, Stopping, advance
 from jobworker.core.outcome import Ending, Outcome, OutputTotals, Usage
+from jobworker.core.requests import check_grace, check_idempotency_key, check_signal
 from jobworker.core.spec import JobSpec, Network
 from jobworker.events import JobEvent, JobEvents
 from jobworker.job import JobStatus
@@ -38,7 +39,6 @@ from jobworker.store.jobs import Desired, JobFilter, JobRecord, KeyTaken, Page
 from jobworker.worker import MAX_CHUNK, Worker
 
 _log: Final = logging.getLogger(__name__)
-_MAX_KEY: Final = 255
 _RETRY_SECONDS: Final = 1.0
 
 
@@ -162,8 +162,8 @@ class Service:
         With a key that the principal has used before it is the job of that time, and True.
         """
         arrived = time.monotonic()
-        if idempotency_key is not None and not 0 < len(idempotency_key) <= _MAX_KEY:
-            raise invalid("idempotency_key", idempotency_key, f"1 to {_MAX_KEY} characters")
+        if idempotency_key is not None:
+            check_idempotency_key(idempotency_key)
         await self._authorise(principal, Action.JOB_START, "", principal.name)
         if spec.network is Network.HOST:
             await self._authorise(principal, Action.NETWORK_HOST, "", principal.name)
@@ -279,6 +279,9 @@ class Service:
     async def stop(self, principal: Principal, job_id: str, *, grace: float, signal: int) -> JobView:
         """Ends a job and everything in it; returns when nothing of it lives. JOB_NOT_RUNNING after its end."""
         record = await self._authorised(principal, Action.JOB_STOP, job_id)
+        # Before the wish is on record: a server that finds it there carries it out.
+        check_grace(grace)
+        check_signal(signal)
         if isinstance(record.phase, Ended):
             raise JobError(ErrorCode.JOB_NOT_RUNNING, "job not running: it has already ended")
         # Ending a job at once is never refused for a quota.
@@ -306,6 +309,7 @@ class Service:
     async def signal(self, principal: Principal, job_id: str, number: int) -> None:
         """Sends a signal to the job's main process; JOB_NOT_RUNNING after its end."""
         record = await self._authorised(principal, Action.JOB_SIGNAL, job_id)
+        check_signal(number)
         if isinstance(record.phase, Ended):
             raise JobError(ErrorCode.JOB_NOT_RUNNING, "job not running: it has already ended")
         # A program that is still being loaded has to be waited for.

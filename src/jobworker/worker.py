@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import errno
 import fcntl
-import math
 import os
 import signal
 import socket
@@ -35,6 +34,7 @@ from jobworker.core.lifecycle import (
     advance,
 )
 from jobworker.core.outcome import Ending, Lost, OutputTotals
+from jobworker.core.requests import check_grace, check_place, check_signal
 from jobworker.core.spec import JobSpec
 from jobworker.job import Job, JobStatus
 from jobworker.recovery import why_lost
@@ -187,11 +187,10 @@ class Worker:
         many seconds. JOB_NOT_RUNNING when the job ended by itself before the stop could end it, and
         when it was stopped before its program ran: then its start fails, and nothing is left of it.
         """
-        _check_signal(signal_number)
+        check_signal(signal_number)
+        check_grace(grace)
         if len(by) > _MAX_NAME:
             raise invalid("by", by, f"at most {_MAX_NAME} characters")
-        if not grace >= 0:  # NaN is not either
-            raise invalid("grace", grace, "0 or more seconds")
         job = self._find(job_id)
         order = wire.OrderStop(by, signal_number, grace)
         if isinstance(job.phase, Pending):
@@ -208,7 +207,7 @@ class Worker:
 
     async def signal(self, job_id: str, number: int) -> None:
         """Sends a signal to the job's main process; JOB_NOT_RUNNING when it has ended."""
-        _check_signal(number)
+        check_signal(number)
         job = self._find(job_id)
         await job.wait_started()
         if job.is_ended:
@@ -274,11 +273,9 @@ class Worker:
         skip forward. Without `follow` it ends at what is on record now. When it ends by itself
         after following, the job's final state is visible. A slow reader slows nobody.
         """
-        for name, value, least in (("offset", offset, 0), ("tail_lines", tail_lines, 0), ("max_chunk", max_chunk, 1)):
-            if value is not None and value < least:
-                raise invalid(name, value, f"{least} or more")
-        if since is not None and not math.isfinite(since * 1e9):
-            raise invalid("since", since, "seconds since the epoch")
+        check_place(offset=offset, tail_lines=tail_lines, since=since)
+        if max_chunk < 1:
+            raise invalid("max_chunk", max_chunk, "1 or more")
         job = self._find(job_id)
         await job.wait_started()
         reader = self._open_output(job, offset, streams)
@@ -634,11 +631,6 @@ def _record_ending(directory: int, job: Job, ending: Ending) -> None:
         job_dir.reserve_outcome(directory)
     document = {"effective_limits": dict(job.effective_limits), "sandbox": dict(job.sandbox)}
     job_dir.write_outcome(directory, ending.to_document() | document)
-
-
-def _check_signal(number: int) -> None:
-    if number not in signal.valid_signals():
-        raise invalid("signal", number, "1 to 64, but not 32 and 33")
 
 
 def _not_found() -> JobError:

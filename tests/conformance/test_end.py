@@ -1,6 +1,7 @@
 """What the end of a job promises, over every face: outcomes, stopping, signals, waiting, removing."""
 
 import asyncio
+import math
 from contextlib import aclosing
 from uuid import uuid4
 
@@ -158,3 +159,31 @@ async def _first_chunk(face, job_id) -> None:
     """Returns once the job has written something: it says so when it is ready."""
     async with aclosing(face.stream(job_id)) as events:
         await anext(events)
+
+
+@pytest.mark.parametrize(
+    "how", [{"grace": -1.0}, {"grace": math.nan}, {"grace": math.inf}, {"grace": 1.0, "signal": 65}], ids=str
+)
+async def test_a_stop_that_cannot_be_stops_nothing(face, how):
+    job_id = (await face.start(SLEEP)).job.id
+    name, value = list(how.items())[-1]
+    code, message = await refused(face.stop(job_id, **how))
+    assert code is ErrorCode.INVALID_ARGUMENT
+    assert message.startswith(f"{name}: {value} is not valid; allowed: ")
+    assert (await face.status(job_id)).state is State.RUNNING
+
+
+@pytest.mark.parametrize("number", [-1, 0, 33, 65, 1 << 40])
+async def test_what_is_no_signal_is_sent_to_nobody(face, number):
+    job_id = (await face.start(SLEEP)).job.id
+    wrong = (ErrorCode.INVALID_ARGUMENT, f"signal: {number} is not valid; allowed: 1 to 64, but not 32 and 33")
+    assert await refused(face.signal(job_id, number)) == wrong
+    assert (await face.status(job_id)).state is State.RUNNING
+
+
+@pytest.mark.parametrize("text", ["", "\udcff", "../x", "x" * 100_000], ids=repr)
+async def test_what_is_no_id_is_no_job(face, text):
+    """A6."""
+    no_such = (ErrorCode.JOB_NOT_FOUND, "job not found: ids have 36 characters, as printed by start")
+    for ask in ABOUT_A_JOB.values():
+        assert await refused(ask(face, text)) == no_such

@@ -2,12 +2,14 @@
 
 import asyncio
 import hashlib
+import math
 from contextlib import AsyncExitStack, aclosing
 
 import pytest
-from conformance.faces import output, read
+from conformance.faces import output, read, refused
 
 from jobworker.client.model import Chunk, OutputStream
+from jobworker.core.errors import ErrorCode
 from jobworker.core.lifecycle import State
 from jobworker.core.outcome import Exited
 from jobworker.core.spec import JobSpec, Limits
@@ -213,3 +215,30 @@ async def test_what_is_beyond_the_limit_is_dropped_counted_and_told(face, shell)
     assert (end.outcome, end.output.stdout_bytes) == (Exited(0), 100_000)
     assert (end.output.dropped_bytes, end.output.dropped_reason) == (200_000, "limit")
     assert (await face.status(job_id)).output == end.output
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        {"offset": -1},
+        {"offset": 1 << 63},
+        {"offset": 1 << 64},
+        {"tail_lines": -1},
+        {"tail_lines": 1 << 64},
+        {"since": math.nan},
+        {"since": math.inf},
+        {"since": 1e300},
+        {"since": 1e11},
+    ],
+    ids=str,
+)
+async def test_a_place_that_no_output_has_is_refused_by_its_name(face, talker, place):
+    ((name, value),) = place.items()
+    code, message = await refused(output(face, talker, **place))
+    assert code is ErrorCode.INVALID_ARGUMENT
+    assert message.startswith(f"{name}: {value} is not valid; allowed: ")
+
+
+async def test_the_last_place_there_can_be_is_behind_every_output(face, talker):
+    assert await output(face, talker, offset=(1 << 63) - 1) == b""
+    assert await output(face, talker, tail_lines=(1 << 63) - 1) == SAID

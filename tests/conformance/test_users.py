@@ -7,6 +7,8 @@ import pytest
 from conformance.faces import read, refused
 from conformance.test_end import ABOUT_A_JOB
 
+from jobworker.client.context import Transport
+from jobworker.client.job_client import JobClient
 from jobworker.core.errors import ErrorCode
 from jobworker.core.lifecycle import State
 from jobworker.core.spec import JobSpec, Limits, Network
@@ -137,3 +139,41 @@ async def test_over_both_transports_it_is_the_same_job(daemon, users):
             (chunk.offset, chunk.stream, chunk.data) for chunk in same
         ]
         assert end == same_end
+
+
+#: One rule for both transports: what every header can hold.
+KEYS = ["!", "~", "build-7:nightly/2", "k" * 255]
+NO_KEYS = ["", " ", "two words", "ké", "new\nline", "\udcff", "\0", "k" * 256]
+
+
+@pytest.mark.parametrize("key", KEYS, ids=repr)
+async def test_a_key_means_the_same_job_over_both_transports(daemon, key):
+    """S11."""
+    key = f"{uuid4()}{key}"[-255:]
+    started = []
+    for transport in (Transport.GRPC, Transport.HTTPS, Transport.GRPC):
+        async with JobClient.connect(daemon.context(), transport) as client:
+            started.append(await client.start(TRUE, idempotency_key=key))
+    assert [each.existed for each in started] == [False, True, True]
+    assert len({each.job.id for each in started}) == 1
+
+
+@pytest.mark.parametrize("key", NO_KEYS, ids=repr)
+async def test_what_is_no_key_is_refused_alike(users, key):
+    """S11."""
+    code, message = await refused(users.alice.start(TRUE, idempotency_key=key))
+    assert code is ErrorCode.INVALID_ARGUMENT
+    assert message.startswith("idempotency_key: ")
+    assert message.endswith(" is not valid; allowed: 1 to 255 visible ASCII characters")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [{"page_size": -1}, {"page_size": 1001}, {"owner": "\udcff"}, {"name": "\udcff"}, {"id_prefix": "\udcff"}],
+    ids=str,
+)
+async def test_a_list_that_cannot_be_asked_for_is_refused_by_its_name(users, query):
+    ((name, value),) = query.items()
+    code, message = await refused(listed(users.alice, **query))
+    assert code is ErrorCode.INVALID_ARGUMENT
+    assert message.startswith(f"{name}: {value!r} is not valid; allowed: ")

@@ -13,6 +13,7 @@ import typer
 from jobworker.cli.options import ContextOption, TransportOption, parse_label
 from jobworker.cli.session import Target
 from jobworker.core.errors import ErrorCode, JobError, invalid
+from jobworker.core.requests import check_idempotency_key
 from jobworker.core.spec import JobSpec, Limits, Network, OnOutputLimit
 from jobworker.core.units import parse_count, parse_cpu, parse_duration, parse_rate, parse_size
 
@@ -93,8 +94,8 @@ def read_order(  # noqa: PLR0913 - one parameter an option
     transport: TransportOption = None,
 ) -> Order:
     """What these options ask for; INVALID_ARGUMENT names the option that is wrong. `unlimited` lifts a limit."""
-    if idempotency_key == "":  # as an unset variable leaves it, and every start would get a key of its own
-        raise invalid("--idempotency-key", idempotency_key, "any text that is not empty")
+    if idempotency_key is not None:
+        check_idempotency_key(idempotency_key, "--idempotency-key")
     io_each_way = _limit("--io", io, parse_rate)
     asked: dict[str, Any] = {
         "cpu": _limit("--cpu", cpu, parse_cpu),

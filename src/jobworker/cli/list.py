@@ -12,6 +12,7 @@ from jobworker.cli.notice import say
 from jobworker.cli.options import ContextOption, Format, FormatOption, TransportOption, parse_label
 from jobworker.cli.render import print_jobs, print_json
 from jobworker.cli.session import Target, talk
+from jobworker.client.connection import MAX_PAGE
 from jobworker.client.job_client import JobClient
 from jobworker.client.model import Job
 from jobworker.core.errors import invalid
@@ -83,7 +84,7 @@ def list_jobs(  # noqa: PLR0913 - one parameter an option
 async def _jobs(client: JobClient, query: dict[str, Any], most: int | None) -> list[Job]:
     """The newest jobs that match, all of them or `most`."""
     jobs: list[Job] = []
-    async for page in client.list(**query, page_size=min(most or 1000, 1000)):
+    async for page in client.list(**query, page_size=min(most or MAX_PAGE, MAX_PAGE)):
         jobs += page
         if most is not None and len(jobs) >= most:
             break

@@ -8,13 +8,13 @@ from typing import TypeVar
 
 from jobworker.cli import interruption
 from jobworker.cli.notice import SomeFailed
+from jobworker.client.connection import MAX_PAGE
 from jobworker.client.context import Transport, ambient_transport, find_context
 from jobworker.client.job_client import JobClient
 from jobworker.core.errors import ErrorCode, JobError
 from jobworker.core.job_id import is_job_id
 
 _T = TypeVar("_T")
-_MOST_MATCHES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +50,14 @@ async def find_job(client: JobClient, text: str) -> str:
         raise JobError(
             ErrorCode.JOB_NOT_FOUND, f"no job {text!r}: an id has hexadecimal digits only; see: jobctl list -a"
         )
-    async for found in client.list(id_prefix=text.lower(), page_size=_MOST_MATCHES):
+    async for found in client.list(id_prefix=text.lower(), page_size=MAX_PAGE):
         match found:
             case []:
                 break
             case [job]:
                 return job.id
             case _:
-                count = f"{_MOST_MATCHES} or more" if len(found) >= _MOST_MATCHES else str(len(found))
+                count = f"{MAX_PAGE} or more" if len(found) >= MAX_PAGE else str(len(found))
                 raise JobError(
                     ErrorCode.INVALID_ARGUMENT, f"id {text!r} is ambiguous: {count} jobs begin so; write more of it"
                 )

@@ -16,6 +16,7 @@ from jobworker.cli.options import ContextOption, Format, TransportOption
 from jobworker.cli.output import STDOUT
 from jobworker.cli.render import print_json, short_id, table_lines
 from jobworker.cli.session import Target, find_job, talk
+from jobworker.client.connection import MAX_PAGE
 from jobworker.client.job_client import JobClient
 from jobworker.client.model import Job
 from jobworker.core.errors import ErrorCode, JobError
@@ -25,7 +26,6 @@ from jobworker.core.units import format_size
 
 _INTERVAL: Final = 1.0
 _ASKED_AT_ONCE: Final = 16
-_MOST_JOBS: Final = 1000
 _HEADERS: Final = (
     "ID", "NAME", "CPU %", "MEM USAGE / LIMIT", "MEM %", "IO READ", "IO WRITTEN", "PIDS", "THROTTLED",
 )  # fmt: skip
@@ -136,7 +136,7 @@ async def _samples(client: JobClient, wanted: Sequence[str]) -> dict[str, Sample
 
 
 async def _running(client: JobClient) -> list[str]:
-    async for page in client.list(states=[State.RUNNING], page_size=_MOST_JOBS):
+    async for page in client.list(states=[State.RUNNING], page_size=MAX_PAGE):
         return [job.id for job in page]
     return []
 

@@ -12,6 +12,7 @@ from jobworker.core.spec import JobSpec
 CONNECT_SECONDS: Final = 4.0  # a server that takes longer for TCP and TLS counts as down
 ANSWER_SECONDS: Final = 30.0  # for calls that only look something up
 ACT_SECONDS: Final = 60.0  # for calls that start, end or delete processes
+MAX_PAGE: Final = 1000  # jobs of one answer
 KEEPALIVE_SECONDS: Final = 30  # a cut line is noticed after this and the time-out below
 KEEPALIVE_TIMEOUT_SECONDS: Final = 10
 
@@ -27,6 +28,16 @@ class ListQuery:
     name: str = ""
     page_size: int = 0
     page_token: str = ""
+
+    def __post_init__(self) -> None:
+        """INVALID_ARGUMENT for what no protocol has a place for."""
+        if not 0 <= self.page_size <= MAX_PAGE:
+            raise invalid("page_size", self.page_size, f"0 to {MAX_PAGE}")
+        for field_name in ("owner", "id_prefix", "name"):
+            utf8(field_name, getattr(self, field_name))
+        for key, value in self.labels.items():
+            utf8("labels", key)
+            utf8("labels", value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +62,8 @@ class OutputQuery:
 
 class Connection(Protocol):
     """One user's way to one server. A call that fails raises the JobError that the server meant.
+
+    What is asked for has been checked: an id is a job's to the letter, a number fits every wire format.
 
     A server that cannot be reached is UNAVAILABLE: `cannot reach HOST:PORT: why`.
     """

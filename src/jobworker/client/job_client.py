@@ -15,7 +15,9 @@ from jobworker.client.context import Context, Transport
 from jobworker.client.model import Chunk, End, Job, OutputStream, Started
 from jobworker.client.unreachable import TookTooLongError
 from jobworker.core.errors import ErrorCode, JobError
+from jobworker.core.job_id import check_job_id
 from jobworker.core.lifecycle import State
+from jobworker.core.requests import check_grace, check_idempotency_key, check_place, check_signal
 from jobworker.core.spec import JobSpec, Limits
 
 _WAIT_SLICE_SECONDS: Final = 300.0  # a long wait is many calls, each with a deadline
@@ -61,7 +63,7 @@ class JobClient:
         the server's defaults. With an `idempotency_key` of the caller's, the promise holds
         across calls too: the same key means the same job.
         """
-        key = idempotency_key or str(uuid.uuid4())
+        key = str(uuid.uuid4()) if idempotency_key is None else check_idempotency_key(idempotency_key)
         return await _repeat(lambda: self._connection.start(spec, asked_limits, key))
 
     async def stop(self, job_id: str, *, grace: float = 0.0, signal: int = signals.SIGTERM) -> Job:
@@ -70,12 +72,14 @@ class JobClient:
         With a `grace` in seconds every process first gets `signal`. JOB_NOT_RUNNING when it
         had ended before.
         """
+        check_grace(grace)
+        check_signal(signal)
         lost_answers = 0
 
         async def attempt() -> Job:
             nonlocal lost_answers
             try:
-                return await self._connection.stop(job_id, grace, signal)
+                return await self._connection.stop(check_job_id(job_id), grace, signal)
             except JobError as error:
                 if error.code is ErrorCode.JOB_NOT_RUNNING and lost_answers:
                     # An earlier attempt did it, and only its answer was lost.
@@ -87,7 +91,7 @@ class JobClient:
 
     async def status(self, job_id: str) -> Job:
         """The job as it is now."""
-        return await _repeat(lambda: self._connection.status(job_id))
+        return await _repeat(lambda: self._connection.status(check_job_id(job_id)))
 
     async def wait(self, job_id: str, *, timeout: float | None = None) -> Job:  # noqa: ASYNC109 - the server's timeout
         """The job after its end, or as it is when `timeout` seconds have passed first."""
@@ -95,7 +99,7 @@ class JobClient:
 
         async def attempt() -> Job:
             left = _WAIT_SLICE_SECONDS if deadline is None else max(0.0, deadline - monotonic())
-            return await self._connection.wait(job_id, min(left, _WAIT_SLICE_SECONDS))
+            return await self._connection.wait(check_job_id(job_id), min(left, _WAIT_SLICE_SECONDS))
 
         while True:
             job = await _repeat(attempt)
@@ -104,11 +108,12 @@ class JobClient:
 
     async def remove(self, job_id: str, *, force: bool = False) -> None:
         """Deletes an ended job and its output; with `force` a running one is ended first."""
-        await self._connection.remove(job_id, force=force)
+        await self._connection.remove(check_job_id(job_id), force=force)
 
     async def signal(self, job_id: str, signal: int) -> None:
         """Sends `signal` to the job's main process, at most once."""
-        await self._connection.signal(job_id, signal)
+        check_signal(signal)
+        await self._connection.signal(check_job_id(job_id), signal)
 
     async def list(  # noqa: PLR0913 - one keyword a filter
         self,
@@ -151,8 +156,9 @@ class JobClient:
         A broken connection is resumed behind the last byte that arrived. UNAVAILABLE when the
         server stays away for half a minute.
         """
+        check_place(offset=offset, tail_lines=tail_lines, since=since)
         query = OutputQuery(
-            job_id=job_id,
+            job_id=check_job_id(job_id),
             offset=offset,
             streams=tuple(streams),
             follow=follow,

@@ -20,7 +20,7 @@ from jobworker.api.grpc._generated import jobworker_pb2 as pb2
 from jobworker.api.grpc._generated import jobworker_pb2_grpc as pb2_grpc
 from jobworker.api.grpc.identity import Identity
 from jobworker.api.tls import ServerCertificate
-from jobworker.core.errors import ErrorCode, JobError, invalid
+from jobworker.core.errors import ErrorCode, JobError
 from jobworker.core.spec import Limits
 from jobworker.metrics import DoorName
 from jobworker.service import OutputEnd, Service
@@ -143,7 +143,7 @@ class _Rpcs(pb2_grpc.JobWorkerServicer):
     async def Stop(self, request: pb2.StopRequest, context: Context) -> pb2.StopResponse:
         async with self._identity.hold(context):
             view = await self._service.stop(
-                _principal.get(), request.id, grace=_grace(request), signal=request.signal or 15
+                _principal.get(), request.id, grace=convert.seconds_of(request.grace), signal=request.signal or 15
             )
         return pb2.StopResponse(job=convert.job_message(view))
 
@@ -195,13 +195,6 @@ class _Health(health.aio.HealthServicer):  # type: ignore[misc, name-defined]  #
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:
         with self._service.counted(_principal.get()):
             await super().Watch(request, context)
-
-
-def _grace(request: pb2.StopRequest) -> float:
-    seconds = convert.seconds_of(request.grace)
-    if seconds < 0:
-        raise invalid("grace", seconds, "0 or more seconds")
-    return seconds
 
 
 class _Door(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only

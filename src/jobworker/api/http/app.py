@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 from fastapi import FastAPI, Header, Path, Query, Request
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
-from pydantic import BaseModel
+from pydantic import BaseModel, WithJsonSchema
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
@@ -36,7 +36,6 @@ from jobworker.api.http.schemas import (
     token_of,
 )
 from jobworker.api.http.stream_answer import Hold, StreamAnswer, at_once
-from jobworker.core.errors import invalid
 from jobworker.core.signals import parse_signal
 from jobworker.core.spec import Limits
 from jobworker.core.units import parse_duration
@@ -49,7 +48,8 @@ JobId = Annotated[
     Path(description="As start has answered.", json_schema_extra={"format": "uuid"}, examples=[EXAMPLE_ID]),
 ]
 IdempotencyKey = Annotated[
-    str | None, Header(min_length=1, max_length=255, description="The same key starts no second job.")
+    Annotated[str, WithJsonSchema({"type": "string", "pattern": "^[!-~]{1,255}$"})] | None,
+    Header(description="The same key starts no second job."),
 ]
 
 _DOCUMENT: Final = "/openapi.json"
@@ -140,7 +140,7 @@ class Endpoints:
 
     async def stop(self, id: JobId, request: Request, body: StopJob | None = None) -> Response:  # noqa: A002
         wanted = body or StopJob()
-        grace, number = _seconds("grace", wanted.grace), _signal(wanted.signal)
+        grace, number = _seconds(wanted.grace), _signal(wanted.signal)
         async with self._lasting(request):
             await self._service.stop(_principal(), id, grace=grace, signal=number)
         return _json(JobRef(id=id))
@@ -208,8 +208,5 @@ def _signal(value: float | str) -> int:
     return number if isinstance(number, int) else parse_signal(str(number))
 
 
-def _seconds(field: str, value: float | str) -> float:
-    seconds = parse_duration(value, field) if isinstance(value, str) else float(value)
-    if seconds < 0:
-        raise invalid(field, value, "0 or more seconds")
-    return seconds
+def _seconds(grace: float | str) -> float:
+    return parse_duration(grace, "grace") if isinstance(grace, str) else float(grace)

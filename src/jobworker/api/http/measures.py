@@ -7,9 +7,10 @@ from typing import Annotated, Any, Final
 
 from pydantic import WithJsonSchema
 
+from jobworker.core.requests import MOST_SECONDS
+
 _NUMBER: Final = re.compile(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _LARGEST: Final = 1 << 62
-MOST_SECONDS: Final = 10_000_000_000.0  # three hundred years, or the year 2286
 _SIZE: Final = "^[1-9][0-9]{1,5}(M|MiB|G|GiB)$"
 _RATE: Final = "^[1-9][0-9]{0,5}(k|K|KiB|M|MiB|G|GiB)$"
 _CPU: Final = "^([1-9][0-9]{0,2}|[1-9][0-9]{1,4}m|0\\.[1-9][0-9]{0,2})$"
@@ -53,7 +54,9 @@ Cap = Annotated[
 ]
 Grace = Annotated[
     int | float | str,
-    WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": _DURATION}]}),
+    WithJsonSchema(
+        {"anyOf": [{"type": "number", "minimum": 0, "maximum": MOST_SECONDS}, {"type": "string", "pattern": _DURATION}]}
+    ),
 ]
 Signal = Annotated[
     int | float | str,

@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
 from jobworker.api.http.measures import (
-    MOST_SECONDS,
     Cap,
     Cpu,
     Duration,
@@ -29,6 +28,7 @@ from jobworker.api.http.words import Argument, Place, Program, Word
 from jobworker.core.errors import invalid
 from jobworker.core.lifecycle import Ended, Pending, Phase, State
 from jobworker.core.outcome import Exited, OutputTotals, Usage, outcome_to_document
+from jobworker.core.requests import LARGEST, MOST_SECONDS
 from jobworker.core.spec import MAX_LABELS, JobSpec, Limits, Network, OnOutputLimit
 from jobworker.core.times import parse_time, rfc3339
 from jobworker.core.units import parse_cpu, parse_duration, parse_rate, parse_size
@@ -39,7 +39,9 @@ from jobworker.store.jobs import JobFilter
 DEFAULT_PAGE: Final = 100
 MAX_PAGE: Final = 1000
 _CURSOR: Final = struct.Struct(">Q")
-_LARGEST: Final = (1 << 63) - 1
+
+# What it may be is decided by the worker; here it is only told.
+_POSITION: Final = WithJsonSchema({"type": "integer", "minimum": 0, "maximum": LARGEST})
 
 EXAMPLE_ID: Final = "6f0c1fd2-8a52-4c0b-9d1a-0c5b1f6f7a01"
 
@@ -186,8 +188,8 @@ class ListJobs(_Query):
         try:
             (cursor,) = _CURSOR.unpack(urlsafe_b64decode(self.page_token.encode("ascii")))
         except (ValueError, struct.error):
-            cursor = _LARGEST + 1
-        if cursor > _LARGEST:
+            cursor = LARGEST + 1
+        if cursor > LARGEST:
             raise invalid("pageToken", self.page_token, "nextPageToken of the page before, unchanged")
         return int(cursor)
 
@@ -212,7 +214,7 @@ class ReadOutput(_Query):
     """Which part of an output to read."""
 
     stream: Literal["stdout", "stderr"] | None = None
-    tail: int | None = Field(None, ge=0, le=_LARGEST)
+    tail: Annotated[int, _POSITION] | None = None
     since: Moment = None
     timestamps: bool = False
 
@@ -231,7 +233,7 @@ class ReadOutput(_Query):
 class StreamOutput(ReadOutput):
     """Which part of an output to read, and whether to wait for more of it."""
 
-    offset: int = Field(0, ge=0, le=_LARGEST)
+    offset: Annotated[int, _POSITION] = 0
     follow: bool = True
 
 
