@@ -1,8 +1,6 @@
 """Between the messages of the protocol and our own types, on the server's side."""
 
 import os
-import struct
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final, TypeVar, assert_never
@@ -11,6 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from jobworker.api.grpc._generated import jobworker_pb2 as pb2
+from jobworker.api.page import DEFAULT_PAGE, MAX_PAGE, cursor_of
 from jobworker.core.errors import invalid
 from jobworker.core.lifecycle import Ended, Pending, State
 from jobworker.core.outcome import (
@@ -32,9 +31,6 @@ from jobworker.store.jobs import JobFilter
 
 _T = TypeVar("_T")
 
-DEFAULT_PAGE: Final = 100
-_MAX_PAGE: Final = 1000
-_CURSOR: Final = struct.Struct(">Q")
 
 _STATES: Final = {
     State.PENDING: pb2.JOB_STATE_PENDING,
@@ -134,20 +130,12 @@ def filter_from(message: pb2.ListRequest) -> JobFilter:
 
 def page_size_from(message: pb2.ListRequest) -> int:
     """How many jobs a page has."""
-    return min(message.page_size or DEFAULT_PAGE, _MAX_PAGE)
+    return min(message.page_size or DEFAULT_PAGE, MAX_PAGE)
 
 
 def cursor_from(token: str) -> int | None:
     """Where a page begins; None for the first one."""
-    if not token:
-        return None
-    try:
-        (cursor,) = _CURSOR.unpack(urlsafe_b64decode(token.encode("ascii")))
-    except (ValueError, struct.error):
-        raise invalid("page_token", token, "next_page_token of the page before, unchanged") from None
-    if not 0 <= cursor < 1 << 63:
-        raise invalid("page_token", token, "next_page_token of the page before, unchanged")
-    return int(cursor)
+    return cursor_of(token, "page_token") if token else None
 
 
 def _known(table: Mapping[Any, _T], number: int, field: str) -> _T:
@@ -157,11 +145,6 @@ def _known(table: Mapping[Any, _T], number: int, field: str) -> _T:
 
 
 # To the wire.
-
-
-def token_of(cursor: int | None) -> str:
-    """The page token for a cursor."""
-    return urlsafe_b64encode(_CURSOR.pack(cursor)).decode("ascii") if cursor is not None else ""
 
 
 def job_message(view: JobView) -> pb2.Job:

@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, Self, cast
@@ -15,12 +13,14 @@ from grpc_reflection.v1alpha import reflection
 from jobworker.access.policy import Action
 from jobworker.access.principal import Principal
 from jobworker.api.error_map import ERROR_MAP
+from jobworker.api.fault import log_fault
 from jobworker.api.grpc import convert
 from jobworker.api.grpc._generated import jobworker_pb2 as pb2
 from jobworker.api.grpc._generated import jobworker_pb2_grpc as pb2_grpc
 from jobworker.api.grpc.identity import Identity
+from jobworker.api.page import token_of
 from jobworker.api.tls import ServerCertificate
-from jobworker.core.errors import ErrorCode, JobError
+from jobworker.core.errors import JobError
 from jobworker.core.spec import Limits
 from jobworker.metrics import DoorName
 from jobworker.service import OutputEnd, Service
@@ -28,7 +28,6 @@ from jobworker.service import OutputEnd, Service
 if TYPE_CHECKING:
     Handler = grpc.RpcMethodHandler[Any, Any]
 
-_log: Final = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -167,7 +166,8 @@ class _Rpcs(pb2_grpc.JobWorkerServicer):
             convert.page_size_from(request),
         )
         return pb2.ListResponse(
-            jobs=[convert.listed_job_message(view) for view in views], next_page_token=convert.token_of(after)
+            jobs=[convert.listed_job_message(view) for view in views],
+            next_page_token="" if after is None else token_of(after),
         )
 
     async def Wait(self, request: pb2.WaitRequest, context: Context) -> pb2.WaitResponse:
@@ -234,7 +234,7 @@ class _Door(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
             except grpc.aio.InternalError:
                 raise asyncio.CancelledError from None  # nothing can be sent any more: the caller is gone
             except Exception:  # noqa: BLE001 - the RPC boundary: nothing unexpected is echoed to a caller
-                failure = _unexpected()
+                failure = log_fault()
             return await self._refuse(context, failure)
 
         return guarded
@@ -263,7 +263,7 @@ class _Door(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
             except grpc.aio.InternalError:
                 raise asyncio.CancelledError from None  # as above
             except Exception:  # noqa: BLE001 - the RPC boundary, as above
-                failure = _unexpected()
+                failure = log_fault()
             else:
                 return
             # A peer whose request is still on its way would be told of its own broken write instead.
@@ -278,10 +278,3 @@ class _Door(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
         self._service.metrics.refused(DoorName.GRPC, error.code)
         metadata = (("jobworker-error", error.code.value),)
         await context.abort(ERROR_MAP[error.code].grpc, error.message, metadata)
-
-
-def _unexpected() -> JobError:
-    """An INTERNAL error with an id under which the log has what happened."""
-    fault = uuid.uuid4().hex[:12]
-    _log.exception("internal error %s", fault)
-    return JobError(ErrorCode.INTERNAL, f"internal error; the server's log has it as {fault}")

@@ -13,18 +13,13 @@ from starlette.types import ASGIApp
 
 from jobworker.access.principal import Principal
 from jobworker.api.http import docs, oauth, openapi, output
+from jobworker.api.http.answers import EXAMPLE_ID, Health, Job, JobPage, JobRef
 from jobworker.api.http.door import Door, caller
 from jobworker.api.http.events import EVENTS_TYPE, server_sent
 from jobworker.api.http.identity import Identity
 from jobworker.api.http.measures import plain
 from jobworker.api.http.presence import while_present
-from jobworker.api.http.routes import ROUTES
-from jobworker.api.http.schemas import (
-    EXAMPLE_ID,
-    Health,
-    Job,
-    JobPage,
-    JobRef,
+from jobworker.api.http.requests import (
     ListJobs,
     ReadOutput,
     RemoveJob,
@@ -33,9 +28,10 @@ from jobworker.api.http.schemas import (
     StopJob,
     StreamOutput,
     WaitForJob,
-    token_of,
 )
+from jobworker.api.http.routes import ROUTES
 from jobworker.api.http.stream_answer import Hold, StreamAnswer, at_once
+from jobworker.api.page import token_of
 from jobworker.core.signals import parse_signal
 from jobworker.core.spec import Limits
 from jobworker.core.units import parse_duration
@@ -129,7 +125,7 @@ class Endpoints:
     async def list_jobs(self, query: Annotated[ListJobs, Query()]) -> Response:
         views, after = await self._service.list(_principal(), query.to_filter(), query.cursor(), query.page_size)
         shown = [Job.listed(view) for view in views]
-        return _json(JobPage.model_construct(jobs=shown, next_page_token=token_of(after)))
+        return _json(JobPage.model_construct(jobs=shown, next_page_token=None if after is None else token_of(after)))
 
     async def status(self, id: JobId) -> Response:  # noqa: A002 - as the path calls it
         return _json(Job.of(await self._service.status(_principal(), id)))

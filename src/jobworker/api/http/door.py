@@ -1,7 +1,5 @@
 """The door itself: every request passes it, its caller is proven before its route, errors are mapped behind it."""
 
-import logging
-import uuid
 from collections.abc import Callable
 from contextvars import ContextVar
 from email.utils import formatdate
@@ -13,12 +11,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from jobworker.api.fault import log_fault
 from jobworker.api.http.errors import Failure, failure_of, failure_of_routing, refusal_of
 from jobworker.api.http.identity import Caller, Identity
-from jobworker.core.errors import ErrorCode, JobError
+from jobworker.core.errors import JobError
 from jobworker.metrics import DoorName, Metrics
-
-_log: Final = logging.getLogger(__name__)
 
 _VERSION: Final = "/v1"
 _EVERY_ANSWER: Final = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
@@ -57,7 +54,7 @@ class Door:
         except ClientDisconnect:
             pass
         except Exception:  # noqa: BLE001 - the HTTP boundary: nothing unexpected is echoed to a caller
-            await answer.fail(self._refuse(_unexpected()))
+            await answer.fail(self._refuse(log_fault()))
 
     def _refuse(self, error: JobError) -> Failure:
         self._metrics.refused(DoorName.HTTPS, error.code)
@@ -87,10 +84,3 @@ class _Answer:
         status, headers, body = failure
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
         await self.send({"type": "http.response.body", "body": body})
-
-
-def _unexpected() -> JobError:
-    """An INTERNAL error with an id under which the log has what happened."""
-    fault = uuid.uuid4().hex[:12]
-    _log.exception("internal error %s", fault)
-    return JobError(ErrorCode.INTERNAL, f"internal error; the server's log has it as {fault}")

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Final, Self
 
-from jobworker.api.http.schemas import Answer, exit_code_of, status_of
+from jobworker.api.http.answers import Answer, exit_code_of, status_of
 from jobworker.core.times import rfc3339
 from jobworker.events import JobEvent
 

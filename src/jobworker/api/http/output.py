@@ -10,7 +10,7 @@ from dataclasses import replace
 from enum import IntEnum
 from typing import Final
 
-from jobworker.api.http.schemas import JobOutputTotals, status_of
+from jobworker.api.http.answers import JobOutputTotals, status_of
 from jobworker.core.job_id import check_job_id
 from jobworker.core.outcome import outcome_to_document
 from jobworker.core.times import LineStamps

@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from jobworker.access.policy import Action
 from jobworker.api.http import openapi
-from jobworker.api.http.schemas import Health, Job, JobLines, JobPage, JobRef
+from jobworker.api.http.answers import Failure, Health, Job, JobLines, JobPage, JobRef
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -37,7 +37,7 @@ class Route:
             told |= self.answer
         else:
             told[self.status] = {"model": self.answer, "description": "As asked.", "headers": self.headers}
-        return told | {status: openapi.failure_response(status) for status in self.failures}
+        return told | {status: {"model": Failure, **openapi.failure_response(status)} for status in self.failures}
 
 
 _ANY: Final = (400, 401, 403, 429, 431)

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from jobworker.api.error_map import ERROR_MAP
+from jobworker.api.http.answers import JobLimits, JobUsage
 from jobworker.api.http.errors import failure_of
-from jobworker.api.http.schemas import JobLimits, JobUsage, ListJobs, StartJob, token_of
+from jobworker.api.http.requests import ListJobs, StartJob
 from jobworker.api.http.words import Argument, Word
+from jobworker.api.page import token_of
 from jobworker.core.errors import ErrorCode, JobError
 from jobworker.core.outcome import Usage
 from jobworker.core.spec import Limits, Network, OnOutputLimit
