@@ -429,6 +429,11 @@ class Service:
             offset=max(offset, view.output.kept_bytes) if outcome is not None and request.follow else offset,
         )
 
+    async def who_am_i(self, principal: Principal) -> Principal:
+        """The principal itself, as this server knows it."""
+        await self._authorise(principal, Action.WHO_AM_I, "", principal.name)
+        return principal
+
     async def figures(self, principal: Principal) -> Figures:
         """What there is at this moment, of everybody's together."""
         await self._authorise(principal, Action.METRICS_READ, "", principal.name)

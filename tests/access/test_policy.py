@@ -34,6 +34,8 @@ EXPECTED = {
     (Action.NETWORK_HOST, Role.ADMIN): _ALL,
     (Action.METRICS_READ, Role.USER): set(),
     (Action.METRICS_READ, Role.ADMIN): _ALL,
+    (Action.WHO_AM_I, Role.USER): _ALL,
+    (Action.WHO_AM_I, Role.ADMIN): _ALL,
 }
 
 
@@ -72,9 +74,16 @@ def holder(role, scopes):
 def test_every_action_needs_a_scope():
     """A4: an action without a scope is denied to everybody, and this says so first."""
     assert set(SCOPES) == set(Action)
+    assert [action for action, scope in SCOPES.items() if scope is None] == [Action.WHO_AM_I]
 
 
-@pytest.mark.parametrize("action", Action, ids=lambda value: value.value)
+@pytest.mark.parametrize("role", Role, ids=lambda value: value.value)
+def test_every_credential_may_learn_what_it_is_good_for(role):
+    assert is_allowed(holder(role, ()), Action.WHO_AM_I, "alice")
+    assert not is_allowed(holder(role, ()), Action.WHO_AM_I, "bob")
+
+
+@pytest.mark.parametrize("action", [action for action, scope in SCOPES.items() if scope], ids=lambda value: value.value)
 @pytest.mark.parametrize("role", Role, ids=lambda value: value.value)
 def test_a_credential_without_the_scope_of_an_action_cannot_do_it(role, action):
     """A4: whatever the role; with every scope it is the matrix above."""

@@ -31,7 +31,7 @@ def saved(jobctl):
 
 def test_a_token_from_stdin_becomes_the_current_context(address, jobctl, ca, saved):
     del jobctl.environment["JOBCTL_CONTEXT"]
-    done = jobctl("login", "work", "--server", address, "--ca", ca, "--as", "alice", input=f"{TOKEN}\n".encode())
+    done = jobctl("login", "work", "--server", address, "--ca", ca, input=f"{TOKEN}\n".encode())
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-4:] == [b"work", b"alice", b"-", address.encode()]
     assert TOKEN.encode() not in done.stdout + done.stderr
@@ -91,22 +91,20 @@ def test_a_token_that_is_not_taken_is_not_kept(address, jobctl, ca, saved, token
     assert not saved.exists()
 
 
-def test_a_token_that_may_not_list_is_good_all_the_same(server, address, jobctl, ca, saved):
-    refusal = {"Jobworker-Error": "permission_denied", "Jobworker-Message": "unauthorized%20action"}
-    denied = (403, refusal, b'{"error": "Error: unauthorized action"}')
-    server.https.answers = [(200, {}, b"{}"), denied, denied]
-    assert jobctl("login", "work", "--server", address, "--ca", ca, input=TOKEN.encode()).returncode == 0
-    assert (saved / "token").exists()
+def test_the_server_tells_whose_a_new_contexts_token_is(server, address, jobctl, ca, saved):
+    server.jobs.user = "carol"
+    done = jobctl("login", "work", "--server", address, "--ca", ca, input=TOKEN.encode())
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith(b"jobctl: the token is carol's, good for ")
+    assert Context.load(saved).user == "carol"
 
 
 def test_a_token_of_another_user_is_not_kept(server, jobctl, tmp_path):
-    refusal = {"Jobworker-Error": "permission_denied", "Jobworker-Message": "unauthorized%20action"}
-    denied = (403, refusal, b'{"error": "Error: unauthorized action"}')
     server.https.token = "jw1_bbbbbbbbbbbb_secret-of-bob_abcdef"
-    server.https.answers = [(200, {}, b"{}"), denied]
+    server.jobs.user = "bob"
     done = jobctl("login", input=server.https.token.encode())
     assert (done.returncode, done.stdout) == (125, b"")
-    assert b"the token is good, but not alice's; say whose it is with --as USER" in done.stderr
+    assert b"the token is bob's, and the context alice's" in done.stderr
     assert Context.load(tmp_path / "clients/alice").read_token().reveal() == TOKEN
 
 

@@ -358,6 +358,19 @@ def test_a_document_has_its_words_in_the_same_order_over_every_transport(server,
         assert list(found) == sorted(words)
 
 
+def test_whoami_shows_whom_the_server_takes_its_caller_for(jobctl):
+    lines = dict(line.split(maxsplit=1) for line in jobctl("whoami").stdout.decode().splitlines())
+    assert lines.pop("EXPIRES").startswith("2096-10-02T07:06:40.000000Z (in ")
+    assert lines == {"USER": "alice", "ROLE": "user", "SCOPES": "jobs:read", "CREDENTIAL": "certificate serial 1"}
+    assert json.loads(jobctl("whoami", "-o", "json").stdout) == {
+        "user": "alice",
+        "role": "user",
+        "scopes": ["jobs:read"],
+        "credential": "certificate serial 1",
+        "expires_at": "2096-10-02T07:06:40.000000Z",
+    }
+
+
 def test_the_context_option_works_before_and_behind_the_verb(authority, server, jobctl, tmp_path):
     authority.context(tmp_path / "clients/bob", "bob", "127.0.0.1:1")
     assert jobctl("list").returncode == 0
@@ -453,7 +466,7 @@ def test_a_wrong_command_line_is_2(server, jobctl, line):  # Q5
 
 
 VERBS = ["start", "run", "status", "inspect", "logs", "follow", "list", "wait", "stop", "signal", "kill", "rm"]
-VERBS += ["why", "stats", "context", "login", "version", "completion"]
+VERBS += ["why", "stats", "context", "login", "whoami", "version", "completion"]
 CONTEXT_VERBS = ["context list", "context use", "context show", "context add"]
 LAST_OPTIONS = ["-o,", "-u,", "--transport", "-h,"]  # of every verb that has them
 

@@ -65,6 +65,7 @@ class HttpsDoor:
                 web.get("/jobs/{id}", self._status),
                 web.get("/jobs/{id}/wait", self._wait),
                 web.get("/jobs", self._list),
+                web.get("/whoami", self._who_am_i),
                 web.get("/jobs/{id}/output/stream", self._stream),
             ]
         )
@@ -161,6 +162,11 @@ class HttpsDoor:
         answer = await self._jobs.List(message, _Call())
         jobs = [_job(job) for job in answer.jobs]
         return web.json_response({"jobs": jobs, "nextPageToken": answer.next_page_token or None, "error": None})
+
+    async def _who_am_i(self, _request):
+        answer = await self._jobs.WhoAmI(pb2.WhoAmIRequest(), _Call())
+        document = {"user": answer.user, "role": answer.role, "scopes": list(answer.scopes), "error": None}
+        return web.json_response(document | {"credential": answer.credential, "expiresAt": _time(answer, "expires_at")})
 
     async def _stream(self, request):
         query = request.query

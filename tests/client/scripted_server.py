@@ -45,6 +45,7 @@ class ScriptedJobs(JobWorkerServicer):
         self.called = threading.Event()  # at least once
         self.failures: list[tuple[grpc.StatusCode, str, str]] = []  # what the next calls answer instead
         self.lose_answers = 0  # that many stops act and then fail
+        self.user = "alice"  # whom it takes its caller for
 
     async def _begin(self, request, context) -> None:
         self.requests.append(request)
@@ -136,6 +137,14 @@ class ScriptedJobs(JobWorkerServicer):
         outcome = job.outcome if job.HasField("outcome") else None
         end = pb2.OutputEnd(state=job.state, outcome=outcome, output=job.output, offset=offset)
         yield pb2.StreamResponse(end=end)
+
+    async def WhoAmI(self, request, context):  # noqa: N802
+        await self._begin(request, context)
+        answer = pb2.WhoAmIResponse(
+            user=self.user, role="user", scopes=["jobs:read"], credential="certificate serial 1"
+        )
+        answer.expires_at.FromSeconds(4_000_000_000)
+        return answer
 
     async def List(self, request, context):  # noqa: N802
         await self._begin(request, context)

@@ -1,17 +1,23 @@
 """What the server promises its users, over each transport: whose jobs are whose, lists, and repeated starts."""
 
 import asyncio
+import re
+import time
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
 from conformance.faces import read, refused
 from conformance.test_end import ABOUT_A_JOB
 
-from jobworker.client.context import Transport
+from jobworker.access.principal import Role, Scope
+from jobworker.access.tokens import DEFAULT_SCOPES
+from jobworker.client.context import Token, Transport
 from jobworker.client.job_client import JobClient
 from jobworker.core.errors import ErrorCode
 from jobworker.core.lifecycle import State
 from jobworker.core.spec import JobSpec, Limits, Network
+from jobworker.daemon import tokens
 
 SLEEP = JobSpec(program="/bin/sleep", args=("1000",))
 TRUE = JobSpec(program="/bin/true")
@@ -177,3 +183,26 @@ async def test_a_list_that_cannot_be_asked_for_is_refused_by_its_name(users, que
     code, message = await refused(listed(users.alice, **query))
     assert code is ErrorCode.INVALID_ARGUMENT
     assert message.startswith(f"{name}: {value!r} is not valid; allowed: ")
+
+
+async def test_everybody_learns_who_they_are_and_until_when(users):
+    """A2: what the credential proves, and nothing that was sent."""
+    everything = sorted(scope.value for scope in DEFAULT_SCOPES[Role.ADMIN])
+    for name, role in (("alice", "user"), ("bob", "user"), ("admin", "admin")):
+        told = await getattr(users, name).who_am_i()
+        assert (told.user, told.role) == (name, role)
+        assert set(told.scopes) <= set(everything)
+        assert re.fullmatch("certificate serial [0-9a-f]+|token [0-9A-Za-z]{12}", told.credential)
+        assert time.time() < told.expires_at
+    assert list(told.scopes) == everything
+
+
+async def test_a_token_learns_what_it_is_good_for(daemon):
+    made = tokens.create(daemon.directory, "alice", ttl=3600, scopes=[Scope.JOBS_OUTPUT])
+    context = daemon.context("alice")
+    narrow = replace(context, token=context.directory / "narrow")
+    narrow.save_token(Token(made.token.reveal()))
+    async with JobClient.connect(narrow, Transport.HTTPS) as client:
+        told = await client.who_am_i()
+    assert (told.scopes, told.credential) == (("jobs:output",), f"token {made.token.id}")
+    assert told.expires_at == pytest.approx(made.record.expires_at, abs=0.001)

@@ -52,6 +52,7 @@ TABLE = {
     "Wait": ON_A_JOB,
     "Remove": ON_A_JOB,
     "Signal": ON_A_JOB,
+    "WhoAmI": {**ON_NO_JOB, "other": (OK, OK)},  # there is no other to ask about
 }
 
 SLEEP = pb2.JobSpec(program=b"/bin/sleep", args=[b"1000"])
@@ -64,6 +65,8 @@ def requests(rpc, job_id, owner):
     match rpc:
         case "Start":
             return pb2.StartRequest(spec=SLEEP), pb2.StartRequest(spec=SLEEP_ON_THE_HOSTS_NETWORK)
+        case "WhoAmI":
+            return pb2.WhoAmIRequest(), pb2.WhoAmIRequest()
         case "List":
             return pb2.ListRequest(), pb2.ListRequest(owner=owner)
         case "Wait":

@@ -46,6 +46,7 @@ TABLE = {
     ("GET", "/jobs/{id}/output"): ON_A_JOB,
     ("GET", "/jobs/{id}/output/stream"): ON_A_JOB,
     ("GET", "/events"): {**ON_NO_JOB, "other": (200, 200)},  # there is no other's to ask for
+    ("GET", "/whoami"): {**ON_NO_JOB, "other": (200, 200), "unscoped": (200, 200)},  # every token may know what it is
     ("GET", "/metrics"): {**ON_NO_JOB, "owner": (403, 403), "other": (403, 403)},
     ("POST", "/oauth/token"): dict.fromkeys(CALLERS, (400, 400)),
     ("POST", "/oauth/revoke"): dict.fromkeys(CALLERS, (400, 400)),

@@ -23,6 +23,7 @@ class Action(Enum):
     JOB_REMOVE = "job.remove"
     NETWORK_HOST = "network.host"
     METRICS_READ = "metrics.read"
+    WHO_AM_I = "whoami"
 
 
 class Reach(Enum):
@@ -61,11 +62,12 @@ POLICY: Final[Mapping[Action, Row]] = {
     Action.JOB_REMOVE: owner_or(Role.ADMIN),
     Action.NETWORK_HOST: only(Role.ADMIN),  # it reaches services that trust the host's own address
     Action.METRICS_READ: only(Role.ADMIN),  # what all users do together tells about each
+    Action.WHO_AM_I: only(Role.USER, Role.ADMIN),
 }
 
 
-#: The scope that a credential must have for each action.
-SCOPES: Final[Mapping[Action, Scope]] = {
+#: The scope that a credential must have for each action; None: every credential is good for it.
+SCOPES: Final[Mapping[Action, Scope | None]] = {
     Action.JOB_START: Scope.JOBS_START,
     Action.JOB_STATUS: Scope.JOBS_READ,
     Action.JOB_OUTPUT: Scope.JOBS_OUTPUT,
@@ -77,12 +79,13 @@ SCOPES: Final[Mapping[Action, Scope]] = {
     Action.JOB_REMOVE: Scope.JOBS_STOP,
     Action.NETWORK_HOST: Scope.ADMIN,
     Action.METRICS_READ: Scope.METRICS_READ,
+    Action.WHO_AM_I: None,  # whoever holds a token may learn what it is good for
 }
 
 
 def is_in_scope(principal: Principal, action: Action) -> bool:
     """Whether the credential that proved `principal` is good for `action` at all."""
-    return SCOPES.get(action) in principal.scopes
+    return action in SCOPES and SCOPES[action] in {None, *principal.scopes}
 
 
 def is_allowed(principal: Principal, action: Action, owner: str | None) -> bool:

@@ -43,8 +43,8 @@ class _OnlyProven(type):
 class Principal(metaclass=_OnlyProven):
     """A user whose identity has been proven for the call at hand.
 
-    `credential` says how, such as `certificate serial 5f3a…`; `source` is the peer's address.
-    Both are for the audit and hold no secret.
+    `credential` says how, such as `certificate serial 5f3a…`, and `expires_at` until when, where
+    that is known; `source` is the peer's address. None of them holds a secret.
     """
 
     name: str
@@ -52,14 +52,27 @@ class Principal(metaclass=_OnlyProven):
     credential: str
     source: str
     scopes: frozenset[Scope]
+    expires_at: float | None
 
 
-def identified(
-    *, name: str, role: Role, credential: str, source: str, scopes: frozenset[Scope] = EVERY_SCOPE
+def identified(  # noqa: PLR0913 - one parameter a field
+    *,
+    name: str,
+    role: Role,
+    credential: str,
+    source: str,
+    scopes: frozenset[Scope] = EVERY_SCOPE,
+    expires_at: float | None = None,
 ) -> Principal:
     """The principal that a transport's identity module has just proven; nobody else calls this."""
     principal: Principal = type.__call__(
-        Principal, name=check_user_name(name), role=role, credential=credential, source=source, scopes=scopes
+        Principal,
+        name=check_user_name(name),
+        role=role,
+        credential=credential,
+        source=source,
+        scopes=scopes,
+        expires_at=expires_at,
     )
     return principal
 

@@ -29,7 +29,7 @@ from jobworker.core.errors import ErrorCode, JobError
 _MOST_BYTES = 1 << 16
 
 
-def login(  # noqa: PLR0913 - one parameter an option
+def login(
     *,
     name: Annotated[
         str | None,
@@ -39,7 +39,6 @@ def login(  # noqa: PLR0913 - one parameter an option
     ca: Annotated[
         Path | None, typer.Option("--ca", metavar="FILE", help="The CA's certificate. Default: the system's CAs.")
     ] = None,
-    user: Annotated[str | None, typer.Option("--as", metavar="USER", help="Whose token it is. Default: NAME.")] = None,
     token_file: Annotated[
         Path | None, typer.Option("--token-file", metavar="FILE", help="Where the token is. Default: stdin.")
     ] = None,
@@ -48,7 +47,8 @@ def login(  # noqa: PLR0913 - one parameter an option
     """Try a token against its server, and keep it in a context.
 
     The token is read from a prompt, from stdin or from a file, never from the command line, and
-    kept in a file for you alone. With a NAME the context becomes the current one.
+    kept in a file for you alone. The server tells whose it is. With a NAME the context becomes
+    the current one.
 
     Examples:
       jobctl login alice --server jobs.example.com:8443 --ca ca.crt
@@ -60,16 +60,19 @@ def login(  # noqa: PLR0913 - one parameter an option
     address = check_server(server) if server else former and former.https
     if not address:
         raise JobError(ErrorCode.INVALID_ARGUMENT, "where is the server? name its HTTPS port with --server HOST:PORT")
-    base = former or Context(directory=directory, user=user or directory.name)
+    base = former or Context(directory=directory, user=directory.name)  # until the server has told whose the token is
     wanted = replace(
         base,
-        user=user or base.user,
         https=address,
         ca=ca.absolute() if ca else base.ca,
         token=base.token or directory / "token",
     )
     token = Token(_read_token(token_file))
-    _try(wanted, token)
+    user = _whose(wanted, token)
+    if former and user != former.user:
+        hint = "keep it in another one: jobctl login NAME"
+        raise JobError(ErrorCode.PERMISSION_DENIED, f"the token is {user}'s, and the context {former.user}'s; {hint}")
+    wanted = replace(wanted, user=user)
     replaces = former is not None and former.token is not None and former.token.exists()
     wanted.save_token(token)
     if wanted != former:
@@ -77,7 +80,7 @@ def login(  # noqa: PLR0913 - one parameter an option
     if name:
         use_context(name)
     instead = " in place of the one before" if replaces else ""
-    say(f"the token is good for {wanted.https}, and kept in {wanted.token}{instead}")
+    say(f"the token is {user}'s, good for {wanted.https}, and kept in {wanted.token}{instead}")
     print_contexts({directory.name: wanted})
 
 
@@ -109,31 +112,14 @@ def _read_token(file: Path | None) -> str:
     return text.decode("ascii", "replace").strip()
 
 
-def _try(context: Context, token: Token) -> None:
-    """Returns when the context's server takes the token; otherwise the JobError that says why not."""
+def _whose(context: Context, token: Token) -> str:
+    """The user whose token it is, as the context's server says; the JobError says why it does not take it."""
 
-    async def ask() -> None:
+    async def ask() -> str:
         with tempfile.TemporaryDirectory() as private:
             tried = replace(context, token=Path(private) / "token")
             tried.save_token(token)
             async with JobClient.connect(tried, Transport.HTTPS) as client:
-                # A token that may do other things than list is as good. One that lists, but not this user's jobs, is
-                # of somebody else.
-                if not await _may_list(client, context.user) and await _may_list(client, ""):
-                    raise JobError(
-                        ErrorCode.PERMISSION_DENIED,
-                        f"the token is good, but not {context.user}'s; say whose it is with --as USER",
-                    )
+                return (await client.who_am_i()).user
 
-    interruption.run(ask())
-
-
-async def _may_list(client: JobClient, owner: str) -> bool:
-    """Whether the jobs of `owner` may be listed; of the user that the server knows, when it is empty."""
-    try:
-        async for _ in client.list(owner=owner, page_size=1):
-            return True
-    except JobError as error:
-        if error.code is not ErrorCode.PERMISSION_DENIED:
-            raise
-    return False
+    return interruption.run(ask())

@@ -90,6 +90,7 @@ class _Jobctl(VerbGroup):
         "rm": "remove:remove",
         "context": "context:context",
         "login": "login:login",
+        "whoami": "whoami:whoami",
         "version": "version:version",
         "completion": "completion:completion",
     }

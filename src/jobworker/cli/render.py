@@ -89,6 +89,11 @@ def print_job(job: Job, now: float) -> None:
         "ISOLATION": job.isolation,
         "SANDBOX": _pairs({name: fact for name, fact in job.sandbox.items() if name != "isolation"}),
     }
+    print_facts(facts)
+
+
+def print_facts(facts: Mapping[str, str]) -> None:
+    """Prints a line a fact; those that are empty are left out."""
     shown = {name: fact for name, fact in facts.items() if fact}
     width = max(map(len, shown))
     sys.stdout.writelines(f"{name:{width}}   {escape_text(fact)}\n" for name, fact in shown.items())

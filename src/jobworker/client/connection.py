@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from jobworker.client.model import Chunk, End, Job, OutputStream, Started
+from jobworker.client.model import Chunk, End, Identity, Job, OutputStream, Started
 from jobworker.core.errors import ErrorCode, JobError, invalid
 from jobworker.core.lifecycle import State
 from jobworker.core.spec import JobSpec
@@ -91,6 +91,9 @@ class Connection(Protocol):
 
     async def list(self, query: ListQuery) -> Page:
         """One page of jobs, newest first."""
+
+    async def who_am_i(self) -> Identity:
+        """Whom the server takes this client for."""
 
     def stream(self, query: OutputQuery) -> AsyncGenerator[Chunk | End, None]:
         """The output that was asked for, then its End; UNAVAILABLE when the line is cut before that."""

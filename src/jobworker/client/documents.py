@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from jobworker.client.connection import Page, newer_protocol, utf8
-from jobworker.client.model import Chunk, End, Job, OutputStream
+from jobworker.client.model import Chunk, End, Identity, Job, OutputStream
 from jobworker.core.lifecycle import State
 from jobworker.core.outcome import Outcome, OutputTotals, Usage, outcome_from_document
 from jobworker.core.spec import JobSpec, Limits, Network, OnOutputLimit
@@ -87,6 +87,20 @@ def page_from_document(document: Any) -> Page:
     """The page of a list in `document`."""
     try:
         return Page([job_from_document(job) for job in document["jobs"]], document["nextPageToken"] or "")
+    except _UNREADABLE as error:
+        raise newer_protocol() from error
+
+
+def identity_from_document(document: Any) -> Identity:
+    """The identity in `document`."""
+    try:
+        return Identity(
+            user=document["user"],
+            role=document["role"],
+            scopes=tuple(document["scopes"]),
+            credential=document["credential"],
+            expires_at=_seconds(document["expiresAt"]) if document["expiresAt"] else None,
+        )
     except _UNREADABLE as error:
         raise newer_protocol() from error
 

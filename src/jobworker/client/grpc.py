@@ -20,7 +20,7 @@ from jobworker.client.connection import (
 )
 from jobworker.client.context import Context, Transport
 from jobworker.client.grpc_failure import failure
-from jobworker.client.model import Chunk, End, Job, Started
+from jobworker.client.model import Chunk, End, Identity, Job, Started
 from jobworker.client.unreachable import ENDED_EARLY, unreachable
 from jobworker.core.spec import JobSpec
 
@@ -98,6 +98,10 @@ class GrpcConnection:
         )
         answer = await self._call(self._stub.List, request, ANSWER_SECONDS)
         return Page([messages.job_from_message(job) for job in answer.jobs], answer.next_page_token)
+
+    async def who_am_i(self) -> Identity:
+        """Whom the server takes this client for."""
+        return messages.identity_from_message(await self._call(self._stub.WhoAmI, pb2.WhoAmIRequest(), ANSWER_SECONDS))
 
     async def stream(self, query: OutputQuery) -> AsyncGenerator[Chunk | End, None]:
         """The output that was asked for, then its End; UNAVAILABLE when the line is cut before that."""

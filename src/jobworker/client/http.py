@@ -24,7 +24,7 @@ from jobworker.client.connection import (
 from jobworker.client.context import Context, Token, Transport
 from jobworker.client.http_failure import CannotConnectError, broken, refusal
 from jobworker.client.http_link import Link
-from jobworker.client.model import Chunk, End, Job, Started
+from jobworker.client.model import Chunk, End, Identity, Job, Started
 from jobworker.core.errors import ErrorCode, JobError
 from jobworker.core.spec import JobSpec
 from jobworker.core.times import rfc3339
@@ -106,6 +106,11 @@ class HttpsConnection:
             params.append(("pageSize", str(query.page_size)))
         answer, _ = await self._call("GET", "jobs", ANSWER_SECONDS, params=params)
         return documents.page_from_document(answer)
+
+    async def who_am_i(self) -> Identity:
+        """Whom the server takes this client for."""
+        answer, _ = await self._call("GET", "whoami", ANSWER_SECONDS)
+        return documents.identity_from_document(answer)
 
     async def stream(self, query: OutputQuery) -> AsyncGenerator[Chunk | End, None]:
         """The output that was asked for, then its End; UNAVAILABLE when the line is cut before that."""

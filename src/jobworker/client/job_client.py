@@ -12,7 +12,7 @@ from typing import Final, Self, TypeVar, assert_never
 
 from jobworker.client.connection import CONNECT_SECONDS, Connection, ListQuery, OutputQuery
 from jobworker.client.context import Context, Transport
-from jobworker.client.model import Chunk, End, Job, OutputStream, Started
+from jobworker.client.model import Chunk, End, Identity, Job, OutputStream, Started
 from jobworker.client.unreachable import TookTooLongError
 from jobworker.core.errors import ErrorCode, JobError
 from jobworker.core.job_id import check_job_id
@@ -140,6 +140,10 @@ class JobClient:
             if not page.next_token:
                 return
             query = replace(query, page_token=page.next_token)
+
+    async def who_am_i(self) -> Identity:
+        """Whom the server takes this client for, and by what."""
+        return await _repeat(self._connection.who_am_i)
 
     async def stream(  # noqa: PLR0913 - one keyword a field of the request
         self,

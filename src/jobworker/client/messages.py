@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from jobworker.api.grpc._generated import jobworker_pb2 as pb2
 from jobworker.client.connection import newer_protocol, utf8
-from jobworker.client.model import Chunk, End, Job, OutputStream
+from jobworker.client.model import Chunk, End, Identity, Job, OutputStream
 from jobworker.core.lifecycle import State
 from jobworker.core.outcome import (
     Exited,
@@ -189,6 +189,17 @@ def _outcome_from_message(message: pb2.Outcome) -> Outcome:
             return Lost(message.lost.reason)
         case _:
             raise newer_protocol()
+
+
+def identity_from_message(message: pb2.WhoAmIResponse) -> Identity:
+    """The identity in `message`."""
+    return Identity(
+        user=message.user,
+        role=message.role,
+        scopes=tuple(message.scopes),
+        credential=message.credential,
+        expires_at=_seconds(message.expires_at) if message.HasField("expires_at") else None,
+    )
 
 
 def _usage_from_message(message: pb2.Usage) -> Usage:

@@ -69,6 +69,31 @@ def _sorted(values: Mapping[str, str]) -> dict[str, str]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Whom a server takes its client for, in the server's words; `expires_at` in seconds since the epoch.
+
+    `credential` is what proves the user, such as `certificate serial 5f3a`, and `scopes` what that
+    may be used for.
+    """
+
+    user: str
+    role: str
+    scopes: tuple[str, ...]
+    credential: str
+    expires_at: float | None
+
+    def to_document(self) -> dict[str, Any]:
+        """The identity as plain JSON values."""
+        return {
+            "user": self.user,
+            "role": self.role,
+            "scopes": list(self.scopes),
+            "credential": self.credential,
+            "expires_at": None if self.expires_at is None else rfc3339(self.expires_at),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
     """The answer to a start: the job, and whether its idempotency key had been seen before."""
 

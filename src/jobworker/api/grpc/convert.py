@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar, assert_never
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from jobworker.access.principal import Principal
 from jobworker.api.grpc._generated import jobworker_pb2 as pb2
 from jobworker.api.page import DEFAULT_PAGE, MAX_PAGE, cursor_of
 from jobworker.core.errors import invalid
@@ -207,6 +208,17 @@ def end_message(end: OutputEnd) -> pb2.StreamResponse:
             output=_totals_message(end.output),
             offset=end.offset,
         )
+    )
+
+
+def identity_message(principal: Principal) -> pb2.WhoAmIResponse:
+    """Who asks, as the server knows them."""
+    return pb2.WhoAmIResponse(
+        user=principal.name,
+        role=principal.role.value,
+        scopes=sorted(scope.value for scope in principal.scopes),
+        credential=principal.credential,
+        expires_at=None if principal.expires_at is None else _timestamp(principal.expires_at),
     )
 
 

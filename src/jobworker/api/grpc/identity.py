@@ -53,7 +53,11 @@ class Identity:
         user = self.user_of(*_shown(context))
         role = self.check(user)
         return identified(
-            name=user.name, role=role, credential=f"certificate serial {user.serial}", source=context.peer()
+            name=user.name,
+            role=role,
+            credential=f"certificate serial {user.serial}",
+            source=context.peer(),
+            expires_at=user.not_after,
         )
 
     def hold(self, context: grpc.aio.ServicerContext[Any, Any]) -> AbstractAsyncContextManager[None]:

@@ -59,6 +59,7 @@ RPC_ACTIONS: Final = {
     "Wait": Action.JOB_WAIT,
     "Remove": Action.JOB_REMOVE,
     "Signal": Action.JOB_SIGNAL,
+    "WhoAmI": Action.WHO_AM_I,
 }
 
 _principal: ContextVar[Principal] = ContextVar("principal")
@@ -183,6 +184,9 @@ class _Rpcs(pb2_grpc.JobWorkerServicer):
     async def Signal(self, request: pb2.SignalRequest, context: Context) -> pb2.SignalResponse:
         await self._service.signal(_principal.get(), request.id, request.signal)
         return pb2.SignalResponse()
+
+    async def WhoAmI(self, request: pb2.WhoAmIRequest, context: Context) -> pb2.WhoAmIResponse:
+        return convert.identity_message(await self._service.who_am_i(_principal.get()))
 
 
 class _Health(health.aio.HealthServicer):  # type: ignore[misc, name-defined]  # not in the stubs

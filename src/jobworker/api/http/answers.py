@@ -5,6 +5,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
+from jobworker.access.principal import Principal
 from jobworker.api.http.words import Word
 from jobworker.core.lifecycle import Ended, Pending, Phase, State
 from jobworker.core.outcome import Exited, OutputTotals, Usage, outcome_to_document
@@ -224,6 +225,29 @@ class JobLines(Answer):
     stdout: list[str]
     stderr: list[str]
     error: None = None
+
+
+class WhoAmI(Answer):
+    """Who asks, as the server knows them."""
+
+    user: str = Field(examples=["alice"])
+    role: Literal["user", "admin"]
+    scopes: list[str] = Field(examples=[["jobs:read"]])
+    credential: str = Field(description="What proves the user; no secret.", examples=["token 3yp7g8P4SGC9"])
+    expires_at: _Moment
+    error: None = None
+
+    @classmethod
+    def of(cls, principal: Principal) -> Self:
+        """The same of a principal."""
+        expires_at = principal.expires_at
+        return cls.model_construct(
+            user=principal.name,
+            role=principal.role.value,
+            scopes=sorted(scope.value for scope in principal.scopes),
+            credential=principal.credential,
+            expires_at=None if expires_at is None else rfc3339(expires_at),
+        )
 
 
 class Health(Answer):

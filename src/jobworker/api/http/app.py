@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 
 from jobworker.access.principal import Principal
 from jobworker.api.http import docs, oauth, openapi, output
-from jobworker.api.http.answers import EXAMPLE_ID, Health, Job, JobPage, JobRef
+from jobworker.api.http.answers import EXAMPLE_ID, Health, Job, JobPage, JobRef, WhoAmI
 from jobworker.api.http.door import Door, caller
 from jobworker.api.http.events import EVENTS_TYPE, server_sent
 from jobworker.api.http.identity import Identity
@@ -169,6 +169,9 @@ class Endpoints:
     async def events(self) -> Response:
         told = server_sent(self._service.events(_principal()))
         return StreamAnswer(told, self._hold(), EVENTS_TYPE)
+
+    async def who_am_i(self) -> Response:
+        return _json(WhoAmI.of(await self._service.who_am_i(_principal())))
 
     async def metrics(self, request: Request) -> Response:
         figures = await self._service.figures(_principal())

@@ -35,7 +35,12 @@ class Identity:
         source, address = source_of(scope)
         proof = self._credentials.prove(_bearer_token(scope["headers"]), address)
         principal = identified(
-            name=proof.user, role=proof.role, credential=f"token {proof.id}", source=source, scopes=proof.scopes
+            name=proof.user,
+            role=proof.role,
+            credential=f"token {proof.id}",
+            source=source,
+            scopes=proof.scopes,
+            expires_at=proof.expires_at,
         )
         return Caller(principal, proof)
 

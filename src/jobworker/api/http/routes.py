@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from jobworker.access.policy import Action
 from jobworker.api.http import openapi
-from jobworker.api.http.answers import Failure, Health, Job, JobLines, JobPage, JobRef
+from jobworker.api.http.answers import Failure, Health, Job, JobLines, JobPage, JobRef, WhoAmI
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -136,6 +136,15 @@ ROUTES: Final = (
         about="Tells what happens to jobs as it happens, from now on.",
         answer={200: openapi.EVENTS_ANSWER},
         failures=(*_ANY, 503),
+    ),
+    Route(
+        method="GET",
+        path="/whoami",
+        endpoint="who_am_i",
+        action=Action.WHO_AM_I,
+        about="Tells whom the server takes the caller for, and what the token is good for.",
+        answer=WhoAmI,
+        failures=(401, 403, 429, 431),
     ),
     Route(
         method="GET",

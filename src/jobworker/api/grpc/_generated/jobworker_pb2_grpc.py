@@ -88,6 +88,11 @@ class JobWorkerStub:
                 request_serializer=jobworker_dot_v1_dot_jobworker__pb2.SignalRequest.SerializeToString,
                 response_deserializer=jobworker_dot_v1_dot_jobworker__pb2.SignalResponse.FromString,
                 _registered_method=True)
+        self.WhoAmI = channel.unary_unary(
+                '/jobworker.v1.JobWorker/WhoAmI',
+                request_serializer=jobworker_dot_v1_dot_jobworker__pb2.WhoAmIRequest.SerializeToString,
+                response_deserializer=jobworker_dot_v1_dot_jobworker__pb2.WhoAmIResponse.FromString,
+                _registered_method=True)
 
 
 class JobWorkerServicer:
@@ -162,6 +167,13 @@ class JobWorkerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WhoAmI(self, request, context):
+        """Whom the server takes the caller for.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobWorkerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -204,6 +216,11 @@ def add_JobWorkerServicer_to_server(servicer, server):
                     servicer.Signal,
                     request_deserializer=jobworker_dot_v1_dot_jobworker__pb2.SignalRequest.FromString,
                     response_serializer=jobworker_dot_v1_dot_jobworker__pb2.SignalResponse.SerializeToString,
+            ),
+            'WhoAmI': grpc.unary_unary_rpc_method_handler(
+                    servicer.WhoAmI,
+                    request_deserializer=jobworker_dot_v1_dot_jobworker__pb2.WhoAmIRequest.FromString,
+                    response_serializer=jobworker_dot_v1_dot_jobworker__pb2.WhoAmIResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -435,6 +452,33 @@ class JobWorker:
             '/jobworker.v1.JobWorker/Signal',
             jobworker_dot_v1_dot_jobworker__pb2.SignalRequest.SerializeToString,
             jobworker_dot_v1_dot_jobworker__pb2.SignalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WhoAmI(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobworker.v1.JobWorker/WhoAmI',
+            jobworker_dot_v1_dot_jobworker__pb2.WhoAmIRequest.SerializeToString,
+            jobworker_dot_v1_dot_jobworker__pb2.WhoAmIResponse.FromString,
             options,
             channel_credentials,
             insecure,
