@@ -1,6 +1,14 @@
 """jobworker runs any Linux program as an isolated, resource-limited job.
 
-    from jobworker import JobSpec, Worker
+    async with await Worker.open("/var/lib/jobs") as worker:
+        job = await worker.start(JobSpec(program="date", limits=Limits(memory=64 * 1024**2)))
+        async for chunk in worker.output(job.id):
+            print(chunk.stream.name, chunk.data.decode(), end="")
+        print((await worker.wait(job.id)).ending)
+
+A `Worker` starts, stops, lists and reads jobs, and answers with a `JobStatus`. The `ending` of a job
+that has ended holds its `outcome`: one of `Exited`, `Signaled`, `OomKilled`, `TimedOut`, `Stopped`,
+`OutputLimit` and `Lost`. Whatever fails raises a `JobError` with an `ErrorCode` and a message for people.
 
 Names are loaded on first use, since the launcher imports this package too and must stay small.
 """
@@ -11,25 +19,72 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jobworker.core.errors import ErrorCode, JobError
     from jobworker.core.lifecycle import State
+    from jobworker.core.outcome import (
+        Ending,
+        Exited,
+        Lost,
+        OomKilled,
+        OutputLimit,
+        OutputTotals,
+        Signaled,
+        Stopped,
+        TimedOut,
+        Usage,
+    )
     from jobworker.core.spec import JobSpec, Limits, Network, OnOutputLimit
+    from jobworker.job import JobStatus
+    from jobworker.runtime.output_log import Chunk, Stream
     from jobworker.worker import Worker
 
 _HOMES = {
-    "ErrorCode": "jobworker.core.errors",
-    "JobError": "jobworker.core.errors",
-    "JobSpec": "jobworker.core.spec",
-    "Limits": "jobworker.core.spec",
-    "Network": "jobworker.core.spec",
-    "OnOutputLimit": "jobworker.core.spec",
-    "State": "jobworker.core.lifecycle",
-    "Worker": "jobworker.worker",
+    "jobworker.core.errors": ("ErrorCode", "JobError"),
+    "jobworker.core.lifecycle": ("State",),
+    "jobworker.core.outcome": (
+        "Ending",
+        "Exited",
+        "Lost",
+        "OomKilled",
+        "OutputLimit",
+        "OutputTotals",
+        "Signaled",
+        "Stopped",
+        "TimedOut",
+        "Usage",
+    ),
+    "jobworker.core.spec": ("JobSpec", "Limits", "Network", "OnOutputLimit"),
+    "jobworker.job": ("JobStatus",),
+    "jobworker.runtime.output_log": ("Chunk", "Stream"),
+    "jobworker.worker": ("Worker",),
 }
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = ["ErrorCode", "JobError", "JobSpec", "Limits", "Network", "OnOutputLimit", "State", "Worker"]
+__all__ = [
+    "Chunk",
+    "Ending",
+    "ErrorCode",
+    "Exited",
+    "JobError",
+    "JobSpec",
+    "JobStatus",
+    "Limits",
+    "Lost",
+    "Network",
+    "OnOutputLimit",
+    "OomKilled",
+    "OutputLimit",
+    "OutputTotals",
+    "Signaled",
+    "State",
+    "Stopped",
+    "Stream",
+    "TimedOut",
+    "Usage",
+    "Worker",
+]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    if name in _HOME_OF:
+        return getattr(import_module(_HOME_OF[name]), name)
     raise AttributeError(f"module 'jobworker' has no attribute {name!r}")
