@@ -15,7 +15,7 @@ from host import eventually, job_groups, job_processes, monitor_of, needs_root, 
 from jobworker import JobSpec, State, Worker
 from jobworker.core.errors import ErrorCode, JobError
 from jobworker.core.job_id import new_job_id
-from jobworker.core.outcome import Exited, Lost, Outcome, Stopped
+from jobworker.core.outcome import Ending, Exited, Lost, Outcome, Stopped
 from jobworker.job import JobStatus
 from jobworker.recovery import why_lost
 from jobworker.runtime import job_dir, wire
@@ -107,6 +107,28 @@ async def test_a_killed_monitor_takes_its_job_along_and_it_is_recorded_as_lost(s
     with pytest.raises(JobError) as refused:
         await worker.stop(job.id)
     assert refused.value.code is ErrorCode.JOB_NOT_RUNNING
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("recorded", "outcome"),
+    [
+        (Ending(outcome=Exited(3), ended_at=1.0).to_document(), Exited(3)),
+        ({"outcome": {"kind": "a later release's"}}, Lost("the job's files are damaged")),
+    ],
+    ids=["whole", "damaged"],
+)
+async def test_a_monitor_killed_after_it_recorded_the_end_is_believed_and_nothing_of_the_job_is_left(
+    state: Path, worker: Worker, recorded: dict[str, object], outcome: Outcome
+) -> None:
+    """C2, P1: while the server runs. What is recorded is told, or that it cannot be read; the groups are gone then."""
+    job = await start_talking(worker, shell("echo out; exec sleep 1000"))
+    document = recorded | {"effective_limits": {}, "sandbox": {}}
+    (state / "jobs" / job.id / "outcome.json").write_text(json.dumps(document))
+    os.kill(monitor_of(job.id), signal.SIGKILL)
+    assert outcome_of(await worker.wait(job.id, timeout=10)) == outcome
+    assert job_groups(state) == []
+    await worker.remove(job.id)
 
 
 @needs_root

@@ -16,6 +16,7 @@ from host import eventually, job_groups, needs_root
 from jobworker.access.ceiling import Ceiling
 from jobworker.access.policy import Action, is_allowed
 from jobworker.access.principal import Principal, Role, identified
+from jobworker.chores import Chore
 from jobworker.core.errors import ErrorCode, JobError
 from jobworker.core.job_id import new_job_id
 from jobworker.core.lifecycle import Ended, Running, State
@@ -266,6 +267,27 @@ async def test_without_following_the_end_says_where_to_go_on(service: Service) -
             await asyncio.sleep(0.01)
     data, end = await read(service, ALICE, job)
     assert (data, end.state, end.outcome, end.offset) == (b"there\n", State.RUNNING, None, 6)
+
+
+async def test_an_end_that_the_database_refuses_is_put_on_record_when_it_is_mended(
+    service: Service, database: Database, state: Path
+) -> None:
+    """C4, P2: somebody has changed the database under the server. Nobody sees an end that is not on record."""
+
+    def rename(old: str, new: str) -> None:
+        with contextlib.closing(sqlite3.connect(state / "jobworker.db")) as hands:
+            hands.execute(f"ALTER TABLE {old} RENAME TO {new}")
+
+    job = (await start(service, spec=shell("read -r _; exit 6"))).record.id
+    await eventually(lambda: (record := recorded(database, job)) is not None and record.state is State.RUNNING)
+    rename("jobs", "jobs_elsewhere")
+    await service._worker.signal(job, signal.SIGKILL)
+    await eventually((state / "jobs" / job / "outcome.json").exists)
+    assert (await service.wait(ALICE, job, 1)).record.state is State.RUNNING
+    rename("jobs_elsewhere", "jobs")
+    ended = await service.wait(ALICE, job, 30)
+    assert ended.record.state is State.FAILED
+    assert recorded(database, job) == ended.record
 
 
 async def test_a_stop_is_recorded_with_who_did_it(service: Service, database: Database) -> None:
@@ -575,13 +597,16 @@ async def test_a_stop_stays_on_record_when_the_news_of_the_start_is_recorded_aft
     service: Service, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """C3: what the server was told to do it still knows after its death."""
-    release, insist = asyncio.Event(), service._insist
+    release, begin = asyncio.Event(), service._chores.begin
 
-    async def insist_later(change: Callable[[sqlite3.Connection], object]) -> None:
-        await release.wait()
-        await insist(change)
+    def begin_later(name: str, chore: Chore) -> asyncio.Event:
+        async def wait_and_do() -> None:
+            await release.wait()
+            await chore()
 
-    monkeypatch.setattr(service, "_insist", insist_later)
+        return begin(name, wait_and_do)
+
+    monkeypatch.setattr(service._chores, "begin", begin_later)
     job = (await start(service, spec=shell("trap '' TERM; while :; do sleep 1; done"))).record.id
     stopping = asyncio.create_task(service.stop(ALICE, job, grace=60, signal=signal.SIGTERM))
     await eventually(lambda: ("alice", "job.stop", job, "allowed") in trail(database))

@@ -66,6 +66,26 @@ async def test_everyone_who_waits_is_told_the_same_end(worker: Worker) -> None:
     assert {repr(status) for status in await asyncio.gather(*waiting)} == {repr(stopped)}
 
 
+async def test_an_end_that_cannot_be_told_at_first_is_told_in_the_end_and_logged(
+    state: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """P2: whoever waits hears of it when it is on record."""
+    faults: list[Exception] = [RuntimeError("a fault of ours"), JobError(ErrorCode.UNAVAILABLE, "the disk is full")]
+
+    async def record(_: JobStatus) -> None:
+        if faults:
+            raise faults.pop(0)
+
+    async with await Worker.open(state, on_end=record) as worker:
+        job = await worker.start(shell("exit 3"))
+        ended = await worker.wait(job.id, timeout=30)
+        assert ended.ending is not None
+        assert ended.ending.outcome == Exited(3)
+        assert faults == []
+        assert f"the end of job {job.id} failed, internal error " in caplog.text
+        await worker.remove(job.id)
+
+
 # Removing.
 
 

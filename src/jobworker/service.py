@@ -10,7 +10,7 @@ import logging
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Self
@@ -18,6 +18,7 @@ from typing import Final, Self
 from jobworker.access.ceiling import Ceiling
 from jobworker.access.policy import Action, is_allowed, is_in_scope
 from jobworker.access.principal import Principal, Role
+from jobworker.chores import Chores
 from jobworker.core.errors import ErrorCode, JobError, invalid
 from jobworker.core.job_id import check_job_id, new_job_id
 from jobworker.core.lifecycle import Ended, Finished, Pending, Phase, Running, State, Stopping, advance
@@ -39,7 +40,6 @@ from jobworker.store.jobs import Desired, JobFilter, JobRecord, KeyTaken, Page
 from jobworker.worker import MAX_CHUNK, Worker
 
 _log: Final = logging.getLogger(__name__)
-_RETRY_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +120,7 @@ class Service:
         self._starts: dict[str, asyncio.Task[None]] = {}
         self._streams: Counter[str] = Counter()
         self._events = JobEvents()
-        self._late: set[asyncio.Task[None]] = set()
+        self._chores = Chores()
         self._is_closing = False
 
     _worker: Worker
@@ -140,7 +140,9 @@ class Service:
         for record in list(service._live.values()):
             await service._recover(record, is_same_boot=known in {"", service._worker.boot_id})
         if known != service._worker.boot_id:
-            service._do_later(service._insist(lambda connection: boot.replace(connection, service._worker.boot_id)))
+            service._write_later(
+                "the host's boot", lambda connection: boot.replace(connection, service._worker.boot_id)
+            )
         return service
 
     def refuse_new_jobs(self) -> None:
@@ -150,8 +152,7 @@ class Service:
     async def close(self) -> None:
         """Lets go of the worker; its jobs run on."""
         await asyncio.gather(*self._starts.values(), return_exceptions=True)
-        for task in self._late:
-            task.cancel()
+        await self._chores.close()
         await self._worker.close()
 
     # Starting.
@@ -234,7 +235,7 @@ class Service:
         try:
             await self._database.write(delete)
         except JobError:
-            self._do_later(self._insist(delete))
+            self._write_later(f"the record of job {job_id}, whose start failed", delete)
 
     def _describe_start(self, record: JobRecord) -> str:
         """What the audit says of a start: what runs, and with less isolation than it should have, if so."""
@@ -530,30 +531,18 @@ class Service:
             if not isinstance(latest.phase, Ended):
                 jobs.compare_and_set(connection, expected, latest)
 
-        async def write() -> None:
-            if isinstance(record.phase, Ended):
-                await self._insist(lambda connection: _set_ended(connection, record))
-                self._live.pop(record.id, None)
-            else:
-                await self._insist(catch_up)
+        async def record_end() -> None:
+            await self._database.write(lambda connection: _set_ended(connection, record))
+            self._live.pop(record.id, None)
 
-        self._do_later(write())
+        if isinstance(record.phase, Ended):
+            self._chores.begin(f"the record of the end of job {record.id}", record_end)
+        else:
+            self._write_later(f"the record of job {record.id}", catch_up)
 
-    async def _insist(self, change: Callable[[sqlite3.Connection], object]) -> None:
-        """Returns when the change is durable, however long the disk is full."""
-        while True:
-            try:
-                await self._database.write(change)
-            except JobError:
-                await asyncio.sleep(_RETRY_SECONDS)
-            else:
-                return
-
-    def _do_later(self, work: Coroutine[None, None, None]) -> None:
-        """Lets something go on behind the call that asked for it, until `close`."""
-        task = asyncio.create_task(work)
-        self._late.add(task)
-        task.add_done_callback(self._late.discard)
+    def _write_later(self, name: str, change: Callable[[sqlite3.Connection], object]) -> None:
+        """Makes the change durable behind the call that asked for it, however long the disk is full."""
+        self._chores.begin(name, lambda: self._database.write(change))
 
     # Recovering.
 
@@ -577,13 +566,15 @@ class Service:
             self._update(status)
         if record.desired is Desired.STOP and not isinstance(status.phase, Stopping):
             # The stop was on record when the server died, and has not reached the monitor.
-            self._do_later(self._finish_stop(record.id))
+            self._chores.begin(f"the stop of job {record.id}", lambda: self._finish_stop(record.id))
 
     async def _finish_stop(self, job_id: str) -> None:
+        stopper = self._database.read(lambda rows: audit.last_principal(rows, Action.JOB_STOP.value, job_id))
         try:
-            stopper = self._database.read(lambda rows: audit.last_principal(rows, Action.JOB_STOP.value, job_id))
             await self._worker.stop(job_id, by=stopper or "")
         except JobError as error:
+            if error.code not in {ErrorCode.JOB_NOT_RUNNING, ErrorCode.JOB_NOT_FOUND}:
+                raise
             _log.info("job %s ended before an earlier stop could be repeated: %s", job_id, error.message)
 
 

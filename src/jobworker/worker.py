@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from jobworker.chores import Chores
 from jobworker.core.errors import ErrorCode, JobError, invalid
 from jobworker.core.job_id import check_job_id, is_job_id, new_job_id
 from jobworker.core.lifecycle import (
@@ -37,7 +38,7 @@ from jobworker.core.outcome import Ending, Lost, OutputTotals
 from jobworker.core.requests import check_grace, check_place, check_signal
 from jobworker.core.spec import JobSpec
 from jobworker.job import Job, JobStatus
-from jobworker.recovery import why_lost
+from jobworker.recovery import DAMAGED, why_lost
 from jobworker.rotation import Rotation
 from jobworker.runtime import job_dir, wire
 from jobworker.runtime.inotify import Inotify
@@ -52,7 +53,6 @@ _CHUNKS_AT_ONCE: Final = 8  # a millisecond or so of encryption, then everybody 
 _TAILS_AT_ONCE: Final = 2  # the other threads are for those who read on
 _ADOPTION_TIMEOUT: Final = 1.0
 _MAX_NAME: Final = 255
-_RETRY_SECONDS: Final = 1.0
 _MONITOR_GONE: Final = (ConnectionRefusedError, FileNotFoundError)
 _ENDED_FILES: Final = (job_dir.SPEC, job_dir.OUTCOME)
 #: What reading a job's files raises when a crash, or another release, has left them otherwise than we write them.
@@ -109,7 +109,8 @@ class Worker:
         self._starts = Rotation(_STARTS_AT_ONCE, alone=_STARTS_OF_ONE)
         self._tails = asyncio.Semaphore(_TAILS_AT_ONCE)
         self._chunks = Turnstile(_CHUNKS_AT_ONCE)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._launching: set[asyncio.Task[None]] = set()
+        self._chores = Chores()
         self.boot_id = _BOOT_ID.read_text(encoding="ascii").strip()
 
     @classmethod
@@ -138,9 +139,10 @@ class Worker:
 
     async def close(self) -> None:
         """Lets go of everything; jobs run on."""
-        for task in self._tasks:
+        for task in self._launching:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._launching, return_exceptions=True)
+        await self._chores.close()
         for job in self._jobs.values():
             job.detach()
         self._inotify.close()
@@ -174,7 +176,8 @@ class Worker:
             raise JobError(ErrorCode.INVALID_ARGUMENT, "a job of this id exists")
         self._jobs[job.id] = job
         task = asyncio.create_task(self._start(job, by, None if programs is None else tuple(programs)))
-        self._keep(task)
+        self._launching.add(task)
+        task.add_done_callback(self._launching.discard)
         await asyncio.shield(task)
         return job.status()
 
@@ -393,44 +396,43 @@ class Worker:
 
     def _on_finished(self, job: Job, ending: Ending | None) -> None:
         """The monitor has spoken its last word, or has died without one."""
-        self._keep(asyncio.create_task(self._conclude(job, ending)))
+        self._chores.begin(f"the end of job {job.id}", lambda: self._conclude(job, ending))
 
     async def _conclude(self, job: Job, ending: Ending | None) -> None:
+        """Puts the job's end on record, and then lets everyone see it."""
         job.detach()
-        while ending is None:
-            try:
-                ending = await self._conclude_without_monitor(job)
-            except OSError:
-                await asyncio.sleep(_RETRY_SECONDS)  # no descriptors, no room on the disk: both may come back
-        final, _ = advance(job.phase, Finished(ending))
+        final, _ = advance(job.phase, Finished(ending or await self._ending_without_monitor(job)))
         if self._on_end is not None:
             await self._on_end(job.status(final))
         job.conclude(final)
         # From now on its directory tells everything about it.
         self._jobs.pop(job.id, None)
 
-    async def _conclude_without_monitor(self, job: Job) -> Ending:
+    async def _ending_without_monitor(self, job: Job) -> Ending:
+        """How a job ended whose monitor does not tell: what it has recorded, or that nobody knows."""
+        with contextlib.suppress(JobError):
+            await self._clean_up(job.id)
         try:
             directory = job_dir.open_directory(self._jobs_dir, job.id)
         except FileNotFoundError:
             return Ending(outcome=Lost("its directory was deleted"), ended_at=time.time())
         try:
             recorded = job_dir.read_outcome(directory)
-            if recorded is not None:
-                return Ending.from_document(recorded)
-            with contextlib.suppress(JobError, TimeoutError):
-                await self._clean_up(job.id)
-            started_at = job.phase.started_at if isinstance(job.phase, (Running, Stopping)) else None
-            ending = Ending(
-                outcome=why_lost(has_directory=True, is_same_boot=job.boot_id in {"", self.boot_id}),
-                started_at=started_at,
-                ended_at=time.time(),
-                output=await asyncio.to_thread(_totals, directory),
-            )
-            await asyncio.to_thread(_record_ending, directory, job, ending)
-            return ending
+            return Ending.from_document(recorded) if recorded else await self._record_lost(job, directory)
+        except _DAMAGE:
+            return Ending(outcome=DAMAGED, ended_at=time.time())
         finally:
             os.close(directory)
+
+    async def _record_lost(self, job: Job, directory: int) -> Ending:
+        ending = Ending(
+            outcome=why_lost(has_directory=True, is_same_boot=job.boot_id in {"", self.boot_id}),
+            started_at=job.phase.started_at if isinstance(job.phase, (Running, Stopping)) else None,
+            ended_at=time.time(),
+            output=await asyncio.to_thread(_totals, directory),
+        )
+        await asyncio.to_thread(_record_ending, directory, job, ending)
+        return ending
 
     async def _recover(self) -> None:
         """Takes over what an earlier worker left."""
@@ -477,16 +479,7 @@ class Worker:
         except _MONITOR_GONE:
             await self._settle_unsupervised(job)
         except OSError:
-            self._keep(asyncio.create_task(self._adopt_later(job)))
-
-    async def _conclude_at_start(self, job: Job) -> None:
-        """Puts the end of a job without a monitor on record; where the disk does not take it, later."""
-        try:
-            ending = await self._conclude_without_monitor(job)
-        except OSError:
-            self._on_finished(job, None)
-        else:
-            await self._conclude(job, ending)
+            self._adopt_later(job)
 
     def _adopt(self, job: Job) -> None:
         """Connects to the job's monitor; OSError of _MONITOR_GONE when there is none, any other when it is too busy."""
@@ -497,20 +490,18 @@ class Worker:
             os.close(directory)
         job.attach(channel, self._on_finished)
 
-    async def _adopt_later(self, job: Job) -> None:
+    def _adopt_later(self, job: Job) -> None:
         """Goes on trying to reach a monitor that lives and does not accept, or is only coming up."""
-        while True:
-            await asyncio.sleep(_RETRY_SECONDS)
+
+        async def adopt() -> None:
             try:
                 self._adopt(job)
             except _MONITOR_GONE:
                 if self._is_supervised(job.id):
-                    continue
+                    raise
                 await self._conclude(job, None)
-                return
-            except OSError:
-                continue
-            return
+
+        self._chores.begin(f"the adoption of job {job.id}", adopt)
 
     async def _settle_unsupervised(self, job: Job) -> None:
         """Says what became of a job without a monitor, and sees to it that it gets none meanwhile.
@@ -524,11 +515,12 @@ class Worker:
             finally:
                 os.close(directory)
         except OSError:
-            self._keep(asyncio.create_task(self._adopt_later(job)))
+            self._adopt_later(job)
             return
         try:
             if not await self._forget_unlaunched(job):
-                await self._conclude_at_start(job)
+                concluding = self._chores.begin(f"the end of job {job.id}", lambda: self._conclude(job, None))
+                await concluding.wait()
         finally:
             os.close(lock)
 
@@ -555,10 +547,6 @@ class Worker:
             return False  # it is being launched just now, by the launcher of the earlier server
         del self._jobs[job.id]
         return True
-
-    def _keep(self, task: asyncio.Task[None]) -> None:
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 class _Channel:
