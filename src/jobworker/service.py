@@ -460,6 +460,8 @@ class Service:
             why = f"your credential's scopes do not allow {action.value}"
         elif target:
             why = "the job belongs to another user"
+        elif owner != principal.name:
+            why = "only admins see the jobs of other users"
         else:
             why = f"your role does not allow {action.value}"
         raise JobError(ErrorCode.PERMISSION_DENIED, f"unauthorized action: {why}")

@@ -48,3 +48,10 @@ def test_a_server_that_refuses_the_certificate_is_told_apart(server, authority, 
     (directory / "ca.crt").write_bytes(authority.pem)
     error = refusal(Context.load(directory), lambda client: client.status(MISSING))
     assert "refuse the context's certificate" in error.message
+
+
+def test_an_https_port_is_told_apart(server, authority, tmp_path):
+    address = server.address(Transport.HTTPS)
+    context = Context.load(authority.context(tmp_path / "swapped", "alice", address))
+    error = refusal(context, lambda client: client.status(MISSING))
+    assert error.message == f"cannot reach {address}: it does not speak gRPC; is this its gRPC port?"

@@ -1,6 +1,8 @@
 """jobworkerd's command line: data on stdout, one line for what went wrong, and a small start."""
 
+import argparse
 import os
+import shlex
 import sqlite3
 import subprocess
 import sys
@@ -8,11 +10,13 @@ import sys
 import pytest
 
 from jobworker import __version__
+from jobworker.daemon import main
 
 
 def test_it_tells_its_version(jobworkerd):
-    told = jobworkerd("version")
-    assert (told.returncode, told.stdout, told.stderr) == (0, f"jobworkerd {__version__}\n", "")
+    for word in ("version", "--version"):
+        told = jobworkerd(word)
+        assert (told.returncode, told.stdout, told.stderr) == (0, f"jobworkerd {__version__}\n", "")
 
 
 def test_loading_the_command_line_loads_nothing_that_the_launcher_must_not_have():
@@ -63,10 +67,36 @@ def test_a_directory_that_is_no_state_is_named_in_one_line_and_stays_as_it_is(jo
     assert list(tmp_path.iterdir()) == []
 
 
-def test_help_shows_examples(jobworkerd):
-    told = jobworkerd("--help")
-    assert told.returncode == 0
-    assert told.stdout.count("\n  jobworkerd ") >= 3
+def parsers(parser):
+    """The parser of every command and group of commands."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for each in action.choices.values():
+                yield from parsers(each)
+
+
+PARSERS = {parser.prog: parser for parser in parsers(main._parser())}
+
+
+@pytest.mark.parametrize("command", PARSERS)
+def test_help_explains_every_word_and_has_examples_that_work(command):
+    """Q4."""
+    for action in PARSERS[command]._actions:
+        assert action.help or isinstance(action, argparse._SubParsersAction), action.option_strings
+    title, *examples = (PARSERS[command].epilog or "").splitlines()
+    assert title == "examples:"
+    assert examples
+    for line in examples:
+        assert line.startswith(f"  {command} ") or line == f"  {command}"
+        words = shlex.split(line.partition(" | ")[0].replace("$(cat checkpoint)", f"7:{'0' * 64}"))
+        PARSERS["jobworkerd"].parse_args(words[1:])
+
+
+def test_help_goes_to_stdout(jobworkerd):
+    told = jobworkerd("user", "add", "--help")
+    assert (told.returncode, told.stderr) == (0, "")
+    assert "\n  jobworkerd user add alice --dir " in told.stdout
 
 
 def test_users_are_listed_in_a_plain_table(jobworkerd, state):

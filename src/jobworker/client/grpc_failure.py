@@ -30,6 +30,7 @@ _BY_STATUS: Final = {
 _REASONS: Final = (
     (r"Connection refused", words.REFUSED),
     (r"WRONG_VERSION_NUMBER", words.NO_TLS.format("gRPC")),
+    (r"ALPN", "it does not speak gRPC; is this its gRPC port?"),
     (r"Hostname Verification|not in peer certificate", words.OTHER_HOST),
     (r"CERTIFICATE_VERIFY_FAILED|certificate", words.OTHER_CA),
     (
@@ -40,7 +41,7 @@ _REASONS: Final = (
     (r"DNS|[Dd]omain name|lookup failed", words.NO_HOST),
     (
         r"Connection reset|Socket closed|Broken pipe|End of TCP stream|GOAWAY|CANCELLED",
-        "the server closed the connection; it may be stopping, or refuse the context's certificate",
+        "the server closed the connection; it may be stopping, or refuse the context's certificate: has it expired?",
     ),
 )
 

@@ -24,12 +24,63 @@ if TYPE_CHECKING:
 
 _BROKEN_PIPE: Final = 141  # what a shell shows for a program that SIGPIPE has ended
 _INTERRUPTED: Final = 130
-_EXAMPLES: Final = """\
-examples:
+#: What the help of each command ends with.
+_EXAMPLES: Final = {
+    "jobworkerd": """
   jobworkerd init --dir /var/lib/jobworker --host jobs.example.org --listen 0.0.0.0:50051
   jobworkerd user add alice --dir /var/lib/jobworker
-  jobworkerd serve --config /var/lib/jobworker/jobworker.toml
-"""
+  jobworkerd serve --config /var/lib/jobworker/jobworker.toml""",
+    "jobworkerd init": """
+  jobworkerd init --dir /var/lib/jobworker
+  jobworkerd init --dir /var/lib/jobworker --host jobs.example.org --listen 0.0.0.0:50051""",
+    "jobworkerd user": """
+  jobworkerd user add alice --dir /var/lib/jobworker
+  jobworkerd user list --dir /var/lib/jobworker""",
+    "jobworkerd user add": """
+  jobworkerd user add alice --dir /var/lib/jobworker
+  jobworkerd user add carol --role admin --ttl 30d --out ./carol --dir /var/lib/jobworker""",
+    "jobworkerd user renew": """
+  jobworkerd user renew alice --ttl 7d --dir /var/lib/jobworker""",
+    "jobworkerd user remove": """
+  jobworkerd user remove alice --dir /var/lib/jobworker""",
+    "jobworkerd user deny": """
+  jobworkerd user deny serial 5f3a91c077b0 --reason "laptop stolen" --dir /var/lib/jobworker
+  jobworkerd user deny identity alice --dir /var/lib/jobworker""",
+    "jobworkerd user list": """
+  jobworkerd user list --dir /var/lib/jobworker""",
+    "jobworkerd token": """
+  jobworkerd token create alice --dir /var/lib/jobworker
+  jobworkerd token list --dir /var/lib/jobworker""",
+    "jobworkerd token create": """
+  jobworkerd token create alice --dir /var/lib/jobworker
+  jobworkerd token create alice --ttl 90d --scope jobs:read --scope jobs:output --dir /var/lib/jobworker""",
+    "jobworkerd token list": """
+  jobworkerd token list --user alice --dir /var/lib/jobworker""",
+    "jobworkerd token revoke": """
+  jobworkerd token revoke 3yp7g8P4SGC9 --dir /var/lib/jobworker""",
+    "jobworkerd cert": """
+  jobworkerd cert renew --dir /var/lib/jobworker""",
+    "jobworkerd cert renew": """
+  jobworkerd cert renew --dir /var/lib/jobworker
+  jobworkerd cert renew --host jobs.example.org --host 192.0.2.7 --dir /var/lib/jobworker""",
+    "jobworkerd audit": """
+  jobworkerd audit verify --dir /var/lib/jobworker
+  jobworkerd audit export --dir /var/lib/jobworker""",
+    "jobworkerd audit verify": """
+  jobworkerd audit verify --dir /var/lib/jobworker
+  jobworkerd audit verify --checkpoint "$(cat checkpoint)" --dir /var/lib/jobworker""",
+    "jobworkerd audit export": """
+  jobworkerd audit export --dir /var/lib/jobworker | jq 'select(.decision == "denied")'""",
+    "jobworkerd serve": """
+  jobworkerd serve --config /var/lib/jobworker/jobworker.toml""",
+    "jobworkerd launcher": """
+  jobworkerd launcher --listen /run/jobworker/launcher.sock --config /var/lib/jobworker/jobworker.toml""",
+    "jobworkerd check": """
+  jobworkerd check
+  jobworkerd check -o json""",
+    "jobworkerd version": """
+  jobworkerd version""",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -250,35 +301,45 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="jobworkerd",
         description="Run any Linux program as an isolated, resource-limited job for remote users.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        **_SHAPE,
+    )
+    _add_examples(parser)
+    parser.add_argument(
+        "--version", action="version", version=f"jobworkerd {__version__}", help="print the version and leave"
     )
     verbs = parser.add_subparsers(metavar="COMMAND", required=True)
 
     init = _verb(verbs, "init", _init, "make a state directory: configuration, certificates, first admin")
     _add_dir(init, "the directory to make")
     _add_hosts(init, "a name or address that clients dial; contexts name the first")
-    init.add_argument("--listen", type=_word(Address.parse), default="127.0.0.1:50051", metavar="HOST:PORT")
+    for option, default, door in (
+        ("--listen", "127.0.0.1:50051", "gRPC with certificates"),
+        ("--listen-https", "127.0.0.1:8443", "HTTPS with bearer tokens"),
+    ):
+        meaning = f"where to listen for {door}; port 0 takes a free one; default: {default}"
+        init.add_argument(option, type=_word(Address.parse), default=default, metavar="HOST:PORT", help=meaning)
+    init.add_argument("--user", metavar="USER", help="who the service runs as, when init is run by root")
     init.add_argument(
-        "--listen-https",
-        type=_word(Address.parse),
-        default="127.0.0.1:8443",
-        metavar="HOST:PORT",
-        help="the same for HTTPS with bearer tokens",
+        "--trust-domain",
+        default="jobworker.internal",
+        metavar="DOMAIN",
+        help="the realm of user identities; default: jobworker.internal",
     )
-    init.add_argument("--user", metavar="U", help="who the service runs as, when init is run by root")
-    init.add_argument("--trust-domain", default="jobworker.internal", metavar="D", help="the realm of user identities")
 
     user = _group(verbs, "user", "who may call")
     add = _verb(user, "add", _user_add, "add a user and write a context for jobctl")
-    add.add_argument("--role", choices=[role.value for role in Role], default=Role.USER.value)
+    add.add_argument(
+        "--role",
+        choices=[role.value for role in Role],
+        default=Role.USER.value,
+        help="an admin acts on everybody's jobs, a user on the own ones; default: user",
+    )
     renew = _verb(user, "renew", _user_renew, "write a user's context anew, with a new certificate")
     remove = _verb(user, "remove", _user_remove, "refuse a user from now on, on open connections too")
     for verb in (add, renew, remove):
-        verb.add_argument("name", type=_word(check_user_name), metavar="NAME")
+        _add_name(verb)
     for verb in (add, renew):
-        verb.add_argument("--ttl", type=_word(parse_duration), default="24h", help="how long the certificate is valid")
+        _add_ttl(verb, "24h", "how long certificate and token are valid")
         verb.add_argument("--out", type=Path, metavar="DIR", help="where the context goes, instead of clients/NAME")
     deny = _verb(user, "deny", _user_deny, "refuse one certificate, or all of a key or user, from now on")
     deny.add_argument("kind", choices=["serial", "key", "identity"], help="what VALUE is")
@@ -288,8 +349,8 @@ def _parser() -> argparse.ArgumentParser:
 
     token = _group(verbs, "token", "with what to call over HTTPS")
     create = _verb(token, "create", _token_create, "make a token for a user; it goes to stdout, and nowhere else")
-    create.add_argument("name", type=_word(check_user_name), metavar="NAME")
-    create.add_argument("--ttl", type=_word(parse_duration), default="24h", help="how long it is valid, at most 90d")
+    _add_name(create)
+    _add_ttl(create, "24h", "how long it is valid, at most 90d")
     create.add_argument(
         "--scope",
         type=_word(_scope),
@@ -298,7 +359,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SCOPE",
         help="what it may be used for: "
         + ", ".join(scope.value for scope in Scope)
-        + "; default: all the role can use",
+        + "; may be repeated; default: all that the role can use",
     )
     tokens = _verb(token, "list", _token_list, "show the tokens that are good, without their secrets")
     tokens.add_argument("--user", type=_word(check_user_name), metavar="NAME", help="only those of one user")
@@ -308,7 +369,7 @@ def _parser() -> argparse.ArgumentParser:
     cert = _group(verbs, "cert", "what the server proves itself with")
     cert_renew = _verb(cert, "renew", _cert_renew, "make a new key and certificate for the server")
     _add_hosts(cert_renew, "a name or address that clients dial; default: those of the old certificate")
-    cert_renew.add_argument("--ttl", type=_word(parse_duration), default="30d", help="how long it is valid")
+    _add_ttl(cert_renew, "30d", "how long it is valid")
 
     audit = _group(verbs, "audit", "who did what")
     verify = _verb(audit, "verify", _audit_verify, "prove that no record was changed, removed or moved")
@@ -326,27 +387,46 @@ def _parser() -> argparse.ArgumentParser:
         "--listen", type=Path, required=True, metavar="SOCKET", help="opened to the server's user only"
     )
     for verb in (serve, launcher):
-        verb.add_argument("--config", type=Path, required=True, metavar="FILE")
+        verb.add_argument("--config", type=Path, required=True, metavar="FILE", help="the file that init has made")
     check = _verb(verbs, "check", _check, "tell what this host can enforce, and how to get what it cannot")
-    check.add_argument("-o", "--output", choices=["table", "json"], default="table", help="for people or for programs")
+    check.add_argument(
+        "-o", "--output", choices=["table", "json"], default="table", help="for people or for programs; default: table"
+    )
     _verb(verbs, "version", _version, "print the version")
     return parser
 
 
 _Verbs = Any  # argparse gives its type of subcommands no public name
+_SHAPE: Final[dict[str, Any]] = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
 
 
 def _verb(
     verbs: _Verbs, name: str, command: Callable[[argparse.Namespace], int], promise: str
 ) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = verbs.add_parser(name, help=promise, description=promise, allow_abbrev=False)
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=promise, description=promise, **_SHAPE)
+    _add_examples(parser)
     parser.set_defaults(command=command)
     return parser
 
 
 def _group(verbs: _Verbs, name: str, about: str) -> _Verbs:
-    parser = verbs.add_parser(name, help=about, description=about, allow_abbrev=False)
+    parser = verbs.add_parser(name, help=about, description=about, **_SHAPE)
+    _add_examples(parser)
     return parser.add_subparsers(metavar="COMMAND", required=True)
+
+
+def _add_examples(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = f"examples:{_EXAMPLES[parser.prog]}"
+
+
+def _add_name(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("name", type=_word(check_user_name), metavar="NAME", help="the user's name")
+
+
+def _add_ttl(verb: argparse.ArgumentParser, default: str, meaning: str) -> None:
+    verb.add_argument(
+        "--ttl", type=_word(parse_duration), default=default, metavar="TIME", help=f"{meaning}; default: {default}"
+    )
 
 
 def _add_dir(verb: argparse.ArgumentParser, meaning: str) -> None:
@@ -354,7 +434,7 @@ def _add_dir(verb: argparse.ArgumentParser, meaning: str) -> None:
 
 
 def _add_hosts(verb: argparse.ArgumentParser, meaning: str) -> None:
-    verb.add_argument("--host", action="append", default=[], metavar="H", help=meaning)
+    verb.add_argument("--host", action="append", default=[], metavar="HOST", help=f"{meaning}; may be repeated")
 
 
 def _word(parse: Callable[[str], object]) -> Callable[[str], object]:
