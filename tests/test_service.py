@@ -143,6 +143,7 @@ def test_every_action_on_a_job_is_tried() -> None:
         Action.JOB_EVENTS,
         Action.NETWORK_HOST,
         Action.METRICS_READ,
+        Action.WHO_AM_I,
     }
 
 
