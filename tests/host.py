@@ -47,7 +47,11 @@ def job_groups(state: Path) -> list[Path]:
     """The control groups of jobs below `state`, in every hierarchy."""
     parent = bootstrap(state).cgroup_parent
     roots = [_TREES, *_TREES.iterdir()] if _TREES.is_dir() else []
-    return sorted(group for root in roots for group in root.glob(f"{parent}/*") if group.is_dir())
+    found: list[Path] = []
+    for root in roots:
+        with contextlib.suppress(FileNotFoundError):  # a launcher has just removed the parent
+            found += [group for group in root.glob(f"{parent}/*") if group.is_dir()]
+    return sorted(found)
 
 
 def children() -> set[int]:
@@ -75,7 +79,7 @@ def descendants(pid: int) -> set[int]:
 def process_status(pid: int) -> dict[str, str]:
     """The lines of /proc/<pid>/status; empty when the process is gone."""
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
     except (FileNotFoundError, ProcessLookupError):
         return {}
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
@@ -92,19 +96,21 @@ def count_descriptors(pid: int) -> int:
 def title(pid: int) -> str:
     """What ps shows for the process."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0].decode()
+        return Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0].decode(errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return ""
 
 
 async def launcher_of(worker: Worker) -> int:
     """The process that creates the worker's jobs, as soon as the keeper has forked it."""
+    found: list[int] = []
 
-    def found() -> list[int]:
-        return [pid for pid in descendants(worker._launcher.pid) if title(pid) == "jobworker-launcher"]
+    def is_there() -> bool:
+        found[:] = [pid for pid in descendants(worker._launcher.pid) if title(pid) == "jobworker-launcher"]
+        return bool(found)
 
-    await eventually(lambda: bool(found()))
-    return found()[0]
+    await eventually(is_there)
+    return found[0]
 
 
 def titled_as_monitor(job_id: str) -> list[int]:
@@ -130,8 +136,8 @@ def job_processes(state: Path, job_id: str) -> set[int]:
     return found
 
 
-async def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Returns when the condition holds; fails when it does not within the time."""
+async def eventually(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Returns when the condition holds; fails when it does not within the time, which a busy machine may need."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"did not happen within {seconds} s"

@@ -108,10 +108,12 @@ async def test_a_number_that_is_no_signal_is_refused(face):
 
 
 async def test_wait_lasts_until_the_end_and_no_longer(face, shell):
-    started = await face.start(shell("sleep 0.3; exit 4"))
+    started = await face.start(shell("trap 'exit 4' USR1; echo ready; while :; do sleep 0.01; done"))
+    await _first_chunk(face, started.job.id)
     running = await face.wait(started.job.id, timeout=0)
     assert (running.state, running.outcome) == (State.RUNNING, None)
-    waiting = [face.wait(started.job.id), face.wait(started.job.id, timeout=60)]
+    waiting = [asyncio.ensure_future(face.wait(started.job.id, timeout=limit)) for limit in (None, 60)]
+    await face.signal(started.job.id, 10)
     assert {job.outcome for job in await asyncio.gather(*waiting)} == {Exited(4)}
     assert (await face.wait(started.job.id)).outcome == Exited(4)
 

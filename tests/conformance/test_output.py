@@ -14,8 +14,9 @@ from jobworker.core.lifecycle import State
 from jobworker.core.outcome import Exited
 from jobworker.core.spec import JobSpec, Limits
 
-#: Both streams in turns; each line is certain to be written after the one before.
-TALK = "echo 1; sleep 0.2; echo 22 >&2; sleep 0.2; echo 333; sleep 0.2; echo 4444 >&2"
+WAIT = "until [ $went_on ]; do sleep 0.01; done; went_on="
+#: Both streams in turns; each line is written when it is told that the one before is on record.
+TALK = f"trap went_on=1 USR1; echo 1; {WAIT}; echo 22 >&2; {WAIT}; echo 333; {WAIT}; echo 4444 >&2"
 SAID = b"1\n22\n333\n4444\n"
 
 
@@ -23,7 +24,14 @@ SAID = b"1\n22\n333\n4444\n"
 async def talker(face, shell):
     """A job that has said all it had to say."""
     job_id = (await face.start(shell(TALK))).job.id
-    await face.wait(job_id)
+    said = b""
+    async with aclosing(face.stream(job_id)) as events:
+        async for event in events:
+            if isinstance(event, Chunk):
+                said += event.data
+                if said != SAID:
+                    await face.signal(job_id, 10)
+    assert said == SAID
     return job_id
 
 

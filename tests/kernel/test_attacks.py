@@ -38,7 +38,7 @@ async def test_a_stranger_who_writes_for_ever_to_a_jobs_output_does_not_keep_it_
     holder = await worker.start(_python(_STRANGER, "hold", name, network=Network.HOST))
     await anext(worker.output(holder.id))
     giver = await worker.start(_python(_STRANGER, "give", name, network=Network.HOST))
-    assert (await worker.wait(giver.id, timeout=10)).state is State.COMPLETED
+    assert (await worker.wait(giver.id, timeout=60)).state is State.COMPLETED
 
 
 async def test_a_monitor_that_does_not_answer_keeps_no_server_from_starting(state: Path) -> None:
@@ -48,7 +48,7 @@ async def test_a_monitor_that_does_not_answer_keeps_no_server_from_starting(stat
     monitor = monitor_of(stuck.id)
     os.kill(monitor, signal.SIGSTOP)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             worker = await Worker.open(state)
         assert (await worker.status(well.id)).state is State.RUNNING
     finally:
@@ -71,7 +71,7 @@ async def test_a_monitor_whose_door_is_crowded_is_adopted_when_it_lets_in_again(
         with contextlib.suppress(BlockingIOError):
             while True:
                 crowd.append(job_dir.connect(directory))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             worker = await Worker.open(state)
         assert (await worker.status(job.id)).state is State.PENDING
     finally:

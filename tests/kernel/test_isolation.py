@@ -1,6 +1,7 @@
 """What a job cannot see, reach or change; every probe is also run outside, where it must succeed."""
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -353,9 +354,10 @@ async def test_our_own_sockets_are_private_files(worker: Worker, state: Path) ->
     helpers = [worker._launcher.pid, *descendants(worker._launcher.pid), monitor_of(job.id)]
     for pid in set(helpers) - job_processes(state, job.id):
         for fd in os.scandir(f"/proc/{pid}/fd"):
-            target = os.readlink(fd.path)
-            if target.startswith("socket:"):
-                ours.add(target.removeprefix("socket:[").removesuffix("]"))
+            with contextlib.suppress(FileNotFoundError):  # the launcher has just closed its channel of the start
+                target = os.readlink(fd.path)
+                if target.startswith("socket:"):
+                    ours.add(target.removeprefix("socket:[").removesuffix("]"))
     assert ours
     rows = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
     names = [row[7] for row in rows if len(row) > 7 and row[6] in ours]

@@ -96,7 +96,7 @@ async def test_nothing_in_a_root_can_be_written_and_nothing_in_it_gives_rights(r
     (root / "etc/open").touch()
     (root / "etc/open").chmod(0o666)
     script = "id -u; cat /etc/zero; echo x > /etc/open; touch /x /etc/x /bin/x; touch /tmp/x /dev/shm/x && echo wrote"
-    job, output = await run_job(rooted, shell(root, script))
+    job, output = await run_job(rooted, shell(root, f"exec 2>&1; {script}"))
     lines = output.decode().splitlines()
     assert lines[0] == job.sandbox["uid"] != "0"
     assert lines[-1] == "wrote"

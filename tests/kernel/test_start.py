@@ -449,7 +449,7 @@ async def test_a_group_that_an_earlier_job_left_is_removed_with_what_is_in_it(wo
     for group in job_groups(state):
         (group / "cgroup.procs").write_text(str(stray.pid))
     job = await worker.start(_SLEEP, job_id=job_id)
-    assert stray.wait(timeout=10) == -signal.SIGKILL
+    assert stray.wait(timeout=60) == -signal.SIGKILL
     assert len(job_processes(state, job_id)) == 1
     await worker.stop(job.id)
 

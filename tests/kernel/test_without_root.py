@@ -64,6 +64,9 @@ class User:
         self._worker.communicate()
 
     def close(self) -> None:
+        """The worker ends, and before it all of its jobs: a monitor that is still at work makes files."""
+        for job in os.listdir(self.state / "jobs"):
+            self.ask({"stop": job})
         self._worker.communicate()
         assert self._worker.returncode == 0
 
