@@ -1,8 +1,8 @@
 """Bearer tokens in use: proven on every call, exchanged for short-lived ones, and revoked.
 
 A token is good when it is known, its secret is right, neither it nor the token that it was given for
-has expired or been revoked, and its user is still the one that it was made for. Why one is not good
-is told to nobody.
+has expired or been revoked, and its user is still the one that it was made for and is not denied. Why
+one is not good is told to nobody.
 """
 
 import hashlib
@@ -221,4 +221,5 @@ def _find(rows: sqlite3.Connection, token_id: str) -> _Held:
     if record is None:
         return _Held(None, None, None)
     parent = tokens.get(rows, record.parent) if record.parent else None
-    return _Held(record, parent, users.get(rows, record.user))
+    user = None if users.is_denied(rows, identity=record.user) else users.get(rows, record.user)
+    return _Held(record, parent, user)

@@ -8,7 +8,7 @@ import pytest
 from host import needs_root
 
 from jobworker.access.tokens import Token
-from jobworker.daemon import tokens
+from jobworker.daemon import tokens, users
 from jobworker.store import tokens as records
 from jobworker.store.database import Database
 
@@ -208,13 +208,14 @@ def ends_unfinished(response):
     return time.monotonic() - begin, ""
 
 
-@pytest.mark.parametrize("how", ["command", "endpoint", "parent", "expiry", "user"])
+@pytest.mark.parametrize("how", ["command", "endpoint", "parent", "expiry", "removal", "denial"])
 def test_access_that_is_taken_away_ends_an_open_stream(daemon, how):
     """A3: within 5 seconds, and the job goes on."""
     admin = daemon.https_as("admin")
-    if how == "user":
-        daemon.add("dave")
-        user = daemon.https_as("dave")
+    if how in {"removal", "denial"}:
+        name = f"dave-{how}"
+        daemon.add(name)
+        user = daemon.https_as(name)
         made = Token.parse(user.token)
     else:
         made = tokens.create(daemon.directory, "alice", ttl=3 if how == "expiry" else 60).token
@@ -230,8 +231,10 @@ def test_access_that_is_taken_away_ends_an_open_stream(daemon, how):
             tokens.revoke(daemon.directory, made.id)
         case "endpoint":
             assert daemon.https_as(None).post("/oauth/revoke", form={"token": user.token}).status == 200
-        case "user":
-            daemon.remove("dave")
+        case "removal":
+            daemon.remove(name)
+        case "denial":
+            users.deny(daemon.directory, "identity", name, "left the company")
     seconds, error = ends_unfinished(response)
     assert error == "IncompleteRead"
     assert seconds < 10 + (3 if how == "expiry" else 0)  # promised are 5; a loaded machine takes longer

@@ -4,7 +4,7 @@ import sqlite3
 from dataclasses import dataclass
 from typing import Final, Literal
 
-CredentialKind = Literal["serial", "key", "identity"]  # a certificate, every certificate of a key, or of a user
+CredentialKind = Literal["serial", "key", "identity"]  # a certificate, every one of a key, or all that proves a user
 
 _SELECT: Final = "SELECT name, role, created_at, removed_at FROM users"
 
@@ -69,8 +69,10 @@ def deny(connection: sqlite3.Connection, kind: CredentialKind, value: str, reaso
     )
 
 
-def is_denied(connection: sqlite3.Connection, *, serial: str, key: str, identity: str) -> bool:
-    """Whether a certificate is denied by its serial number, by its key, or by whom it names."""
+def is_denied(
+    connection: sqlite3.Connection, *, identity: str, serial: str | None = None, key: str | None = None
+) -> bool:
+    """Whether a credential is denied by whom it names or, as certificates are, by its serial number or its key."""
     found = connection.execute(
         "SELECT 1 FROM denied_credentials"
         " WHERE (kind, value) IN (VALUES ('serial', ?), ('key', ?), ('identity', ?)) LIMIT 1",
