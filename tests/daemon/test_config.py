@@ -176,6 +176,15 @@ def test_what_tls_needs_is_named_when_it_is_missing(load, key):
         load("".join(lines))
 
 
+@pytest.mark.parametrize(
+    "value", ["Jobs.example.org", "jobs.example.org/", "jobs example", "jobs.example.org:443", "."]
+)
+def test_a_trust_domain_that_no_certificate_can_name_is_refused(load, value):
+    """R6."""
+    with pytest.raises(ConfigRefused, match=r"tls\.trust_domain: .* is not valid; allowed: "):
+        load(TLS.replace("jobs.example.org", value))
+
+
 @pytest.mark.parametrize("content", [b"[server", b"\xff\xfe", b"a = 1\na = 2\n"])
 def test_what_is_no_toml_is_refused(tmp_path, content):
     (tmp_path / "jobworker.toml").write_bytes(content)

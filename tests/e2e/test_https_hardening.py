@@ -343,7 +343,19 @@ def test_sigterm_ends_streams_clearly_and_in_time(own_daemon):
 def test_a_busy_https_port_is_one_clear_line(own_daemon):
     """R6."""
     with socket.create_server(("127.0.0.1", int(own_daemon.https.rpartition(":")[2]))):
-        refused = own_daemon.command("serve", "--config", own_daemon.directory / "jobworker.toml")
+        assert_cannot_listen(own_daemon, own_daemon.https)
+
+
+def test_an_https_host_that_nobody_knows_is_one_clear_line(empty_daemon):
+    """R6."""
+    configuration = empty_daemon.directory / "jobworker.toml"
+    unknown = "host.invalid:8443"  # RFC 6761
+    configuration.write_text(configuration.read_text().replace(empty_daemon.https, unknown))
+    assert_cannot_listen(empty_daemon, unknown)
+
+
+def assert_cannot_listen(daemon, address):
+    refused = daemon.command("serve", "--config", daemon.directory / "jobworker.toml")
     assert refused.returncode == 1
-    assert refused.stderr.splitlines()[-1].startswith(f"jobworkerd: cannot listen on {own_daemon.https}")
+    assert refused.stderr.splitlines()[-1].startswith(f"jobworkerd: cannot listen on {address}")
     assert "Traceback" not in refused.stderr

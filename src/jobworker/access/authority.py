@@ -18,7 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from jobworker.access.certificates import BACKDATED, user_uri_prefix
 from jobworker.access.key_files import KeyRefused
-from jobworker.access.principal import check_user_name
+from jobworker.access.principal import check_trust_domain, check_user_name
 from jobworker.core.errors import invalid
 from jobworker.core.units import format_duration
 
@@ -29,7 +29,6 @@ SERVER_TTL: Final = 30 * _DAY
 USER_TTL: Final = 1 * _DAY
 _MIN_TTL: Final = 1.0
 
-_TRUST_DOMAIN: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,253}[a-z0-9])?")  # SPIFFE-ID §2.1
 _HOST_LABEL: Final = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _HOST_NAME: Final = re.compile(rf"(?=.{{1,253}}$){_HOST_LABEL}(\.{_HOST_LABEL})*")
 
@@ -101,13 +100,6 @@ def hosts_of(chain_pem: bytes) -> list[str]:
     except (ValueError, x509.ExtensionNotFound):
         raise KeyRefused("the server's certificate cannot be read; name the hosts of a new one with --host") from None
     return [str(name.value) for name in names if isinstance(name, (x509.DNSName, x509.IPAddress))]
-
-
-def check_trust_domain(text: str) -> str:
-    """`text` when it can be a SPIFFE trust domain; otherwise INVALID_ARGUMENT."""
-    if not _TRUST_DOMAIN.fullmatch(text):
-        raise invalid("trust_domain", text, "up to 255 characters a-z, 0-9, . _ and -, as in jobs.example.org")
-    return text
 
 
 def _host_name(host: str) -> x509.GeneralName:

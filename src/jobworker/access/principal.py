@@ -8,6 +8,7 @@ from typing import Final, NoReturn
 from jobworker.core.errors import invalid
 
 _USER_NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+_TRUST_DOMAIN: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,253}[a-z0-9])?")  # SPIFFE-ID §2.1
 
 
 class Role(Enum):
@@ -84,4 +85,11 @@ def check_user_name(text: str) -> str:
     """
     if not _USER_NAME.fullmatch(text):
         raise invalid("user", text, "1 to 32 characters a-z, 0-9, _ and -, starting with a letter")
+    return text
+
+
+def check_trust_domain(text: str, name: str = "trust_domain") -> str:
+    """`text` when it can be a SPIFFE trust domain, within which names are users; otherwise INVALID_ARGUMENT."""
+    if not _TRUST_DOMAIN.fullmatch(text):
+        raise invalid(name, text, "up to 255 characters a-z, 0-9, . _ and -, as in jobs.example.org")
     return text

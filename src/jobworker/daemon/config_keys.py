@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from jobworker.access.policy import Role
+from jobworker.access.principal import check_trust_domain
 from jobworker.core.errors import invalid
 from jobworker.core.units import parse_cpu, parse_duration, parse_size
 from jobworker.daemon.address import Address
@@ -99,6 +100,10 @@ def _node(name: str, value: Any) -> str:
     return str(value)
 
 
+def _trust_domain(name: str, value: Any) -> str:
+    return check_trust_domain(_text(name, value), name)
+
+
 def _uid_range(name: str, value: Any) -> range:
     low, dash, high = _text(name, value).partition("-")
     if not (dash and low.isdecimal() and high.isdecimal() and _MIN_JOB_UID <= int(low) <= int(high) <= _MAX_UID):
@@ -163,7 +168,7 @@ TLS_KEYS: Final[Mapping[str, Parser]] = {
     "ca": _text,
     "certificate": _text,
     "key": _text,
-    "trust_domain": _text,
+    "trust_domain": _trust_domain,
 }
 
 JOBS_KEYS: Final[Mapping[str, Parser]] = {

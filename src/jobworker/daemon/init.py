@@ -15,13 +15,13 @@ from typing import Final
 from jobworker.access.authority import (
     USER_TTL,
     CertifiedKey,
-    check_trust_domain,
     create_issuing_ca,
     create_root_ca,
     issue_server,
     issue_user,
 )
 from jobworker.access.policy import Role
+from jobworker.access.principal import check_trust_domain
 from jobworker.access.tokens import DEFAULT_SCOPES
 from jobworker.core.errors import invalid
 from jobworker.daemon.account import Account

@@ -73,9 +73,9 @@ class HttpServer:
         cls, app: Any, host: str, port: int, certificate: ServerCertificate, limits: DoorLimits = _DOOR_LIMITS
     ) -> Self:
         """Serves the ASGI application on `host` and `port`; OSError when the port is taken."""
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        family, _, _, _, address = found[0]
         try:
+            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            family, _, _, _, address = found[0]
             listener = socket.create_server(address[:2], family=family, backlog=1024)
         except OSError as error:
             raise OSError(f"cannot listen on {host}:{port}: the address is taken or not this host's") from error
