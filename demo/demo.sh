@@ -3,10 +3,20 @@
 set -eu
 
 say() { printf '\n\033[1m== %s\033[0m\n' "$*" >&2; }
-show() { printf '\033[2m$ %s\033[0m\n' "$*" >&2; "$@"; }
+typed() { # COMMAND...: as one would type it; no word here has a single quote in it
+    printf '\033[2m$'
+    for word; do
+        case $word in
+            *[!A-Za-z0-9_./:=-]*) printf " '%s'" "$word" ;;
+            *) printf ' %s' "$word" ;;
+        esac
+    done
+    printf '\033[0m\n'
+}
+show() { typed "$@" >&2; "$@"; }
 expect() { # CODE COMMAND...: runs it and fails the demo on any other exit code
     wanted=$1; shift
-    printf '\033[2m$ %s\033[0m\n' "$*" >&2
+    typed "$@" >&2
     code=0; "$@" || code=$?
     [ "$code" = "$wanted" ] || { echo "demo: exit code $code instead of $wanted" >&2; exit 1; }
     printf '  (exit code %s)\n' "$code" >&2
@@ -49,6 +59,7 @@ read -r ready <"$place/ready" || { echo "demo: the server did not start" >&2; ex
 echo "$ready"
 JOBCTL_CONTEXT=$state/clients/alice
 export JOBCTL_CONTEXT
+show jobctl whoami
 
 say "A program, its output and its exit code"
 show jobctl run -- date

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterable
 from typing import Final, Self
 
-from jobworker.access.principal import EVERY_SCOPE, Role, Scope
+from jobworker.access.principal import EVERY_SCOPE, Principal, Role, Scope
 from jobworker.core.errors import invalid
 
 _DAY: Final = 86400.0
@@ -33,6 +33,11 @@ _TOKEN_ID: Final = re.compile(rf"[0-9A-Za-z]{{{_ID_LENGTH}}}")
 _USER_SCOPES: Final = frozenset({Scope.JOBS_READ, Scope.JOBS_START, Scope.JOBS_STOP, Scope.JOBS_OUTPUT})
 #: What a token gets when nobody asked for less: all that its holder's role can use.
 DEFAULT_SCOPES: Final = {Role.USER: _USER_SCOPES, Role.ADMIN: EVERY_SCOPE}
+
+
+def usable_scopes(principal: Principal) -> list[str]:
+    """What the credential is good for and the role can use, as they are spelled, sorted."""
+    return sorted(scope.value for scope in principal.scopes & DEFAULT_SCOPES[principal.role])
 
 
 class Token:

@@ -9,6 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from jobworker.access.principal import Principal
+from jobworker.access.tokens import usable_scopes
 from jobworker.api.grpc._generated import jobworker_pb2 as pb2
 from jobworker.api.page import DEFAULT_PAGE, MAX_PAGE, cursor_of
 from jobworker.core.errors import invalid
@@ -216,7 +217,7 @@ def identity_message(principal: Principal) -> pb2.WhoAmIResponse:
     return pb2.WhoAmIResponse(
         user=principal.name,
         role=principal.role.value,
-        scopes=sorted(scope.value for scope in principal.scopes),
+        scopes=usable_scopes(principal),
         credential=principal.credential,
         expires_at=None if principal.expires_at is None else _timestamp(principal.expires_at),
     )

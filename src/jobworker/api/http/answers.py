@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
 from jobworker.access.principal import Principal
+from jobworker.access.tokens import usable_scopes
 from jobworker.api.http.words import Word
 from jobworker.core.lifecycle import Ended, Pending, Phase, State
 from jobworker.core.outcome import Exited, OutputTotals, Usage, outcome_to_document
@@ -244,7 +245,7 @@ class WhoAmI(Answer):
         return cls.model_construct(
             user=principal.name,
             role=principal.role.value,
-            scopes=sorted(scope.value for scope in principal.scopes),
+            scopes=usable_scopes(principal),
             credential=principal.credential,
             expires_at=None if expires_at is None else rfc3339(expires_at),
         )
