@@ -77,7 +77,7 @@ def test_run_keeps_the_streams_apart_and_every_byte(server, jobctl):  # O13
     [
         ({"exited": 7}, 7, b"exited with code 7"),
         ({"exited": 125}, 125, b"exited with code 125"),
-        ({"signaled": 11}, 139, b"killed by signal 11"),
+        ({"signaled": 11}, 139, b"killed by signal 11, SIGSEGV"),
         ({"oom_killed": pb2.Outcome.OomKilled()}, 137, b"out of memory"),
         ({"timed_out": pb2.Outcome.TimedOut()}, 124, b"timeout"),
         ({"stopped": pb2.Outcome.Stopped(by="bob", signal=9)}, 137, b"stopped by bob"),

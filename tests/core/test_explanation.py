@@ -1,13 +1,12 @@
 """Why a job ended, which limits it met, and what to change: one row a sentence."""
 
-import signal
 from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobworker.core.explanation import Remark, explain, signal_name
+from jobworker.core.explanation import Remark, explain
 from jobworker.core.outcome import (
     Exited,
     Lost,
@@ -218,11 +217,6 @@ def test_what_is_advised_is_more_than_there_was_and_is_accepted(memory: int, tim
     assert parse_size(advised(OomKilled(), "--memory")) > memory
     assert parse_size(advised(OutputLimit(), "--output-limit")) > output
     assert parse_duration(advised(TimedOut(), "--timeout")) > timeout
-
-
-@pytest.mark.parametrize("number", sorted(signal.valid_signals()))
-def test_every_signal_has_a_name(number: int) -> None:
-    assert signal_name(number).startswith("SIG")
 
 
 def test_a_remark_without_advice_is_only_what_happened() -> None:

@@ -31,7 +31,7 @@ from jobworker.core.outcome import (
 TABLE: list[tuple[Outcome, dict[str, Any], int, str]] = [
     (Exited(0), {"kind": "exited", "code": 0}, 0, "exited with code 0"),
     (Exited(255), {"kind": "exited", "code": 255}, 255, "exited with code 255"),
-    (Signaled(11), {"kind": "signaled", "signal": 11}, 139, "killed by signal 11"),
+    (Signaled(11), {"kind": "signaled", "signal": 11}, 139, "killed by signal 11, SIGSEGV"),
     (OomKilled(), {"kind": "oom_killed"}, 137, "killed: out of memory"),
     (TimedOut(), {"kind": "timed_out"}, 124, "killed: timeout reached"),
     (Stopped("alice", 9), {"kind": "stopped", "by": "alice", "signal": 9}, 137, "stopped by alice"),

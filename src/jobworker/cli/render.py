@@ -9,9 +9,9 @@ from typing import Any, Final, TypeVar
 
 from jobworker.cli.escape import escape_text
 from jobworker.client.model import Job
-from jobworker.core.explanation import signal_name
 from jobworker.core.lifecycle import State
 from jobworker.core.outcome import Exited, Outcome, Signaled, Usage, describe, outcome_kind
+from jobworker.core.signals import signal_name
 from jobworker.core.times import rfc3339
 from jobworker.core.units import format_duration, format_size
 

@@ -1,6 +1,5 @@
 """jobctl signal: sends a signal to the main process of jobs."""
 
-import signal as signals
 from typing import Annotated
 
 import typer
@@ -9,9 +8,7 @@ from jobworker.cli.options import ContextOption, Format, FormatOption, JobsArgum
 from jobworker.cli.report import Report
 from jobworker.cli.session import Target, for_each, talk
 from jobworker.client.job_client import JobClient
-from jobworker.core.errors import invalid
-
-_HIGHEST = 64  # SIGRTMAX of Linux
+from jobworker.core.signals import parse_signal
 
 
 def signal(
@@ -31,7 +28,7 @@ def signal(
       jobctl signal -s SIGUSR1 3f2a91c0 77b0c2d4
       jobctl signal -s 15 3f2a91c0
     """
-    _send(ids, parse_signal(signal), output, Target(context, transport))
+    _send(ids, parse_signal(signal, "--signal"), output, Target(context, transport))
 
 
 def kill(
@@ -49,17 +46,7 @@ def kill(
       jobctl kill -s INT 3f2a91c0
       jobctl kill -s 15 3f2a91c0 77b0c2d4
     """
-    _send(ids, parse_signal(signal), output, Target(context, transport))
-
-
-def parse_signal(text: str) -> int:
-    """The number of the signal that `text` names: TERM, SIGTERM or 15."""
-    if text.isdecimal() and 1 <= int(text) <= _HIGHEST:
-        return int(text)
-    try:
-        return signals.Signals["SIG" + text.upper().removeprefix("SIG")]
-    except KeyError:
-        raise invalid("--signal", text, f"a name such as TERM or SIGHUP, or a number from 1 to {_HIGHEST}") from None
+    _send(ids, parse_signal(signal, "--signal"), output, Target(context, transport))
 
 
 def _send(ids: list[str], number: int, output: Format, target: Target) -> None:

@@ -8,9 +8,9 @@ from jobworker.cli.notice import say
 from jobworker.cli.options import ContextOption, Format, FormatOption, JobsArgument, TransportOption
 from jobworker.cli.report import Report
 from jobworker.cli.session import Target, for_each, talk
-from jobworker.cli.signal import parse_signal
 from jobworker.client.job_client import JobClient
 from jobworker.core.errors import ErrorCode, JobError
+from jobworker.core.signals import parse_signal
 from jobworker.core.units import parse_duration
 
 
@@ -39,7 +39,7 @@ def stop(  # noqa: PLR0913 - one parameter an option
       jobctl stop --grace 1m -s INT $(jobctl list -q --state running)
     """
     seconds = parse_duration(grace, "--grace")
-    number = parse_signal(signal or "TERM")
+    number = parse_signal(signal or "TERM", "--signal")
     if signal and not seconds:
         raise JobError(ErrorCode.INVALID_ARGUMENT, "--signal needs --grace: without it jobs are killed at once")
 

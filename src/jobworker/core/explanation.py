@@ -18,6 +18,7 @@ from jobworker.core.outcome import (
     Usage,
     describe,
 )
+from jobworker.core.signals import signal_name
 from jobworker.core.spec import JobSpec, Limits, MiB
 from jobworker.core.units import format_duration, format_size
 
@@ -85,7 +86,7 @@ def _cause(outcome: Outcome, limits: Limits, usage: Usage) -> Remark:
         case Exited(code):
             return _exit(code)
         case Signaled(number):
-            return Remark(f"{describe(outcome)}, {signal_name(number)}{_meaning(number)}")
+            return Remark(f"{describe(outcome)}{_meaning(number)}")
         case OomKilled():
             return Remark(f"{describe(outcome)}{_peak(limits, usage)}", _more_memory(limits))
         case TimedOut():
@@ -115,13 +116,6 @@ def _exit(code: int) -> Remark:
         number = code - _SIGNAL_BASE
         return Remark(f"{what}: so a shell tells that its command was ended by {signal_name(number)}{_meaning(number)}")
     return Remark(f"{what}, which has the meaning that the program gives it", "see its output: jobctl logs --stderr")
-
-
-def signal_name(number: int) -> str:
-    """A signal's name, such as SIGTERM."""
-    if number in set(signal.Signals):
-        return signal.Signals(number).name
-    return f"SIGRTMIN+{number - signal.SIGRTMIN}"
 
 
 def _meaning(number: int) -> str:

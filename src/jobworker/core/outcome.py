@@ -3,6 +3,8 @@
 from dataclasses import dataclass, fields
 from typing import Any, Final, Self, assert_never
 
+from jobworker.core.signals import signal_name
+
 
 @dataclass(frozen=True, slots=True)
 class Exited:
@@ -103,7 +105,7 @@ def describe(outcome: Outcome) -> str:
         case Exited(code):
             return f"exited with code {code}"
         case Signaled(signal):
-            return f"killed by signal {signal}"
+            return f"killed by signal {signal}, {signal_name(signal)}"
         case Stopped(by, _):
             return f"stopped by {by}"
         case OomKilled():
