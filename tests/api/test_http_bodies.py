@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from jobworker.api.error_map import ERROR_MAP
-from jobworker.api.http.answers import JobLimits, JobUsage
+from jobworker.api.http.answers import Job, JobLimits, JobUsage
 from jobworker.api.http.errors import failure_of
 from jobworker.api.http.requests import ListJobs, StartJob
 from jobworker.api.http.words import Argument, Word
 from jobworker.api.page import token_of
 from jobworker.core.errors import ErrorCode, JobError
 from jobworker.core.outcome import Usage
-from jobworker.core.spec import Limits, Network, OnOutputLimit
+from jobworker.core.spec import JobSpec, Limits, Network, OnOutputLimit
 
 DEFAULTS = Limits(cpu=2.0, memory=64 << 20)
 
@@ -95,6 +95,13 @@ def test_unknown_names_are_refused(name):
     """A7: also ours, in the spelling of another language."""
     with pytest.raises(ValidationError, match=name):
         spec(**{name: "x"})
+
+
+def test_every_field_of_a_spec_can_be_asked_for_and_is_told():
+    """A new field of ours that is missing on the way in or out fails."""
+    ours, limits = ({item.name for item in fields(kind)} for kind in (JobSpec, Limits))
+    assert set(StartJob.model_fields) == (ours - {"limits"}) | limits
+    assert ours <= set(Job.model_fields)
 
 
 def test_every_limit_and_every_figure_of_the_usage_is_told():
