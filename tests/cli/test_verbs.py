@@ -411,6 +411,29 @@ def test_contexts_are_added_listed_used_and_shown(address, transport, jobctl, tm
     assert b"missing: user, token" in jobctl("context", "add", "x", "--https", "h:1").stderr
 
 
+def test_contexts_are_removed_and_what_they_point_to_stays(jobctl, tmp_path):
+    place = tmp_path / "clients/alice"
+    del jobctl.environment["JOBCTL_CONTEXT"]
+    before = sorted(place.iterdir())
+    for name in ("work", "lab"):
+        jobctl("context", "add", name, str(place))
+    jobctl("context", "use", "work")
+    done = jobctl("context", "rm", "work", "bogus")
+    assert (done.returncode, done.stdout) == (125, b"work\n")
+    assert b"no context 'bogus'; known: lab; " in done.stderr
+    assert b"no context chosen" in jobctl("list").stderr
+    assert not (tmp_path / "config/jobctl/contexts/work").exists()
+    assert sorted(place.iterdir()) == before
+    assert jobctl("--context", "lab", "list").returncode == 0  # positive control
+
+
+def test_an_empty_context_is_none_and_not_another_one(jobctl):
+    for line in (["-u", "", "list"], ["list", "-u", ""]):
+        done = jobctl(*line)
+        assert (done.returncode, done.stdout) == (125, b"")
+        assert b"no context ''; known: none; " in done.stderr
+
+
 def test_a_mistyped_verb_is_answered_with_the_right_one(jobctl):
     done = jobctl("strat", "--", "echo")
     assert done.returncode == 2
@@ -467,7 +490,7 @@ def test_a_wrong_command_line_is_2(server, jobctl, line):  # Q5
 
 VERBS = ["start", "run", "status", "inspect", "logs", "follow", "list", "wait", "stop", "signal", "kill", "rm"]
 VERBS += ["why", "stats", "context", "login", "whoami", "version", "completion"]
-CONTEXT_VERBS = ["context list", "context use", "context show", "context add"]
+CONTEXT_VERBS = ["context list", "context use", "context show", "context add", "context rm"]
 LAST_OPTIONS = ["-o,", "-u,", "--transport", "-h,"]  # of every verb that has them
 
 

@@ -17,6 +17,7 @@ from jobworker.client.context import (
     missing_keys,
     named_contexts,
     named_directory,
+    remove_context,
     use_context,
 )
 from jobworker.core.errors import ErrorCode, JobError
@@ -127,6 +128,23 @@ def add(  # noqa: PLR0913 - one parameter an option
         saved.read_token()
     saved.save()
     print_contexts({name: saved})
+
+
+def remove(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="The names of saved contexts.")],
+) -> None:
+    """Delete saved contexts, with the tokens that login has kept in them.
+
+    Files elsewhere stay, and what they prove stays good. Prints the names of what is gone.
+
+    Examples:
+      jobctl context rm work
+      jobctl context rm lab office
+      jobctl context rm $(jobctl context list -o jsonl | jq -r .name)
+    """
+    for name in names:
+        remove_context(name)
+        print(name, flush=True)  # noqa: T201 - the data
 
 
 def _values(context: Context) -> dict[str, Any]:

@@ -71,6 +71,7 @@ class _ContextVerbs(VerbGroup):
         "use": "context:use",
         "show": "context:show",
         "add": "context:add",
+        "rm": "context:remove",
     }
     aliases: ClassVar = {"ls": "context:list_contexts"}
 

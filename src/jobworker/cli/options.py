@@ -19,7 +19,7 @@ class Format(Enum):
 
 def _inherited(ctx: typer.Context, param: typer.CallbackParam, value: Any) -> Any:
     """The option's value, or the one given before the verb."""
-    found = value or ctx.find_root().params.get(str(param.name))
+    found = ctx.find_root().params.get(str(param.name)) if value is None else value
     # Typer makes the member of an enumeration once more of what is returned here.
     return found.value if isinstance(found, Enum) else found
 

@@ -6,6 +6,7 @@ import re
 import stat
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -17,7 +18,7 @@ _FILE: Final = "context.toml"
 _PATHS: Final = ("ca", "certificate", "key", "token")
 _KEYS: Final = ("user", "server", "https", *_PATHS)
 _BEARER: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, section 2.1
-_LONGEST_TOKEN: Final = 4096
+_LONGESTTOKEN: Final = 4096
 
 
 class Transport(Enum):
@@ -38,7 +39,7 @@ class Token:
     """A bearer token: whoever has it is its user, so it does not show itself."""
 
     def __init__(self, secret: str) -> None:
-        if not _BEARER.fullmatch(secret) or len(secret) > _LONGEST_TOKEN:
+        if not _BEARER.fullmatch(secret) or len(secret) > _LONGESTTOKEN:
             raise _broken("that is no token: a token is one word, as jobworkerd token create prints it")
         self._secret = secret
 
@@ -169,7 +170,7 @@ def find_context(choice: str | None = None) -> Context:
     clients/bob, it also means the directory of that user beside it.
     """
     ambient = os.environ.get("JOBCTL_CONTEXT") or current_context()
-    if choice:
+    if choice is not None:  # also when it is empty: what an unset variable left must not mean another identity
         return Context.load(_locate(choice, ambient))
     if ambient:
         return Context.load(_locate(ambient, None))
@@ -206,6 +207,19 @@ def use_context(choice: str) -> Context:
     return context
 
 
+def remove_context(name: str) -> None:
+    """Deletes the context saved under `name` with the token that a login has kept in it; files elsewhere stay."""
+    directory = named_directory(name)
+    if not is_context(directory):
+        raise _no_context(name)
+    for file in (directory / "token", directory / _FILE):
+        file.unlink(missing_ok=True)
+    with suppress(OSError):  # there is something of the user's in it
+        directory.rmdir()
+    if current_context() == name:
+        (_home() / "current").unlink()
+
+
 def named_contexts() -> list[str]:
     """The names of all saved contexts, sorted."""
     return sorted(file.parent.name for file in _named("any").parent.glob(f"*/{_FILE}"))
@@ -239,12 +253,17 @@ def _locate(choice: str, ambient: str | None) -> Path:
     if ambient and "/" in ambient:
         candidates.append(Path(ambient).absolute().parent / choice)
     candidates.append(Path(choice))
-    for candidate in candidates:
+    for candidate in candidates if choice else ():
         if is_context(candidate):
             return candidate
+    raise _no_context(choice)
+
+
+def _no_context(name: str) -> JobError:
     known = ", ".join(named_contexts()) or "none"
-    remedy = f"add one with: jobctl context add {choice} DIR, or: jobctl login {choice}"
-    raise _broken(f"no context {choice!r}; known: {known}; {remedy}")
+    word = name or "NAME"
+    remedy = f"add one with: jobctl context add {word} DIR, or: jobctl login {word}"
+    return _broken(f"no context {name!r}; known: {known}; {remedy}")
 
 
 def _home() -> Path:
