@@ -98,6 +98,16 @@ async def test_typing_into_a_terminal_is_refused_also_with_dirty_high_bits(worke
     assert set(_outside(calls)) == {"ENOTTY"}
 
 
+async def test_no_filter_is_attached_to_a_socket(worker: Worker) -> None:
+    """R1. Each takes room from an area that the filters of other jobs need as well."""
+    options = [(1 | dirt, option | dirt) for option in (26, 50, 51, 52) for dirt in (0, 1 << 32, 0xFFFFFFFF << 32)]
+    calls = [[seccomp.SETSOCKOPT[_ABI], 0, level, option, 0, 0] for level, option in options]
+    assert set(await _inside(worker, calls)) == {"EPERM"}
+    # stdin is /dev/null here and there: without the filter it is no socket.
+    assert set(_outside(calls)) == {"ENOTSOCK"}
+    assert await _inside(worker, [[seccomp.SETSOCKOPT[_ABI], 0, 1, 2, 0, 0]]) == ["ENOTSOCK"]
+
+
 async def test_sockets_are_of_four_families_only(worker: Worker) -> None:
     """E20."""
     families = range(48)

@@ -257,6 +257,7 @@ async def test_knobs_of_the_kernel_do_not_open_for_writing(worker: Worker, state
         "/proc/sys/net/ipv4/ip_forward",
         "/proc/sysrq-trigger",
         "/proc/mtrr",
+        "/proc/pressure/memory",
         "/proc/1/mem",
         "/sys/kernel/uevent_helper",
         "/sys/fs/cgroup/memory/release_agent",

@@ -103,6 +103,36 @@ async def test_a_file_in_memory_does_not_get_around_the_memory_limit(worker: Wor
         assert job.usage.memory_peak <= limit + _OVERDRAFT
 
 
+#: Sends 96 MiB to sockets that nobody reads from, and tells how much has waited in them.
+_FILL_SOCKETS = """
+import socket
+sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(800)]
+for one in sockets:
+    one.bind(("127.0.0.1", 0))
+    for _ in range(2):
+        one.sendto(bytes(60 * 1024), one.getsockname())
+waiting = 0
+for one in sockets:
+    one.setblocking(False)
+    try:
+        while True:
+            waiting += len(one.recv(65536))
+    except BlockingIOError:
+        pass
+print(waiting)
+"""
+
+
+@pytest.mark.layout
+async def test_what_waits_in_sockets_does_not_get_around_the_memory_limit(worker: Worker) -> None:
+    """S2. What finds no room is dropped, or the job is ended for it; the control has room for all."""
+    for limit, least, most in ((24 * MiB, 0, 24 * MiB), (256 * MiB, 64 * MiB, 96 * MiB)):
+        fill = JobSpec(program=JOB_PYTHON, args=("-c", _FILL_SOCKETS), limits=Limits(memory=limit))
+        job, output = await run_job(worker, fill)
+        assert job.state is State.COMPLETED or job.usage.oom_kills
+        assert least <= int(output or 0) <= most
+
+
 @needs_disk
 async def test_cached_files_do_not_get_around_the_memory_limit(worker: Worker, big_file: Path) -> None:
     """S2. What a job reads is charged to it and given up for it; the control has room and keeps it all."""

@@ -137,7 +137,12 @@ TABLE: list[tuple[Limits, dict[str, str], dict[str, str]]] = [
     (UNLIMITED, {"cpu.shares": "1024"}, {"cpu.weight": "100"}),
     (
         Limits(memory=64 * MiB + 5, pids=None),
-        {"memory.limit_in_bytes": "67108864", "memory.memsw.limit_in_bytes": "67108864", "cpu.shares": "1024"},
+        {
+            "memory.limit_in_bytes": "67108864",
+            "memory.memsw.limit_in_bytes": "67108864",
+            "memory.kmem.tcp.limit_in_bytes": "67108864",
+            "cpu.shares": "1024",
+        },
         {"memory.max": "67108864", "memory.swap.max": "0", "memory.oom.group": "1", "cpu.weight": "100"},
     ),
     (Limits(memory=None, pids=7), {"pids.max": "7", "cpu.shares": "1024"}, {"pids.max": "7", "cpu.weight": "100"}),

@@ -26,7 +26,7 @@ _HIDDEN_DIRECTORIES: Final = (
 )
 _HIDDEN_FILES: Final = ("/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/etc/sudoers")
 _HIDDEN_GLOBS: Final = ("etc/ssh/*_key", "etc/*.keytab")
-_PROC_READ_ONLY: Final = ("sys", "irq", "bus", "fs", "sysrq-trigger")
+_PROC_READ_ONLY: Final = ("sys", "irq", "bus", "fs", "sysrq-trigger", "pressure")
 _PROC_MASKED: Final = (
     "acpi",
     "asound",

@@ -63,6 +63,11 @@ DENIALS: Final = (
         {"io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427)},
     ),
     Denial(
+        "its contexts are counted for the whole host, so that one job could take them from everybody",
+        errno.ENOSYS,
+        {"io_setup": (206, 0)},
+    ),
+    Denial(
         "keyrings belong to no namespace",
         errno.EPERM,
         {"add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219)},
@@ -142,6 +147,7 @@ CLONE: Final = (56, 220)
 SOCKET: Final = (41, 198)
 SOCKETPAIR: Final = (53, 199)
 IOCTL: Final = (16, 29)
+SETSOCKOPT: Final = (54, 208)
 
 #: CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID and NEWNET; linux/sched.h. EPERM.
 NEW_NAMESPACES: Final = 0x7E020000
@@ -152,6 +158,10 @@ AF_NETLINK: Final = 16
 NETLINK_ROUTE: Final = 0
 #: TIOCSTI and TIOCLINUX type into the terminal of whoever looks at it. EPERM.
 TERMINAL_INPUT: Final = (0x5412, 0x541C)
+#: SO_ATTACH_FILTER, SO_ATTACH_BPF and the two of SO_REUSEPORT, asm-generic/socket.h: compiled filters share an area of
+#: the whole host (net.core.bpf_jit_limit), and without room there the filter of no further job can be loaded. EPERM.
+SOL_SOCKET: Final = 1
+SOCKET_FILTERS: Final = (26, 50, 51, 52)
 
 # struct seccomp_data: nr, arch, instruction_pointer, args[6]; the low half of an argument comes first.
 _NR: Final = 0
@@ -238,7 +248,7 @@ def assemble(machine: str) -> bytes:
     if machine == "x86_64":
         program.go(_IF_GREATER_OR_EQUAL, _X32_CALLS, KILL)
     program.go(_IF_GREATER, NEWEST_REVIEWED, fail(errno.ENOSYS))
-    judged = {"clone": CLONE, "socket": SOCKET, "socketpair": SOCKETPAIR, "ioctl": IOCTL}
+    judged = {"clone": CLONE, "socket": SOCKET, "socketpair": SOCKETPAIR, "ioctl": IOCTL, "setsockopt": SETSOCKOPT}
     for name, numbers in judged.items():
         program.go(_IF_EQUAL, numbers[abi], name)
     for denial in DENIALS:
@@ -268,6 +278,14 @@ def assemble(machine: str) -> bytes:
     program.load(_ARGS[1])
     for request in TERMINAL_INPUT:
         program.go(_IF_EQUAL, request, fail(errno.EPERM))
+    program.end(ALLOW)
+
+    program.place("setsockopt")
+    program.load(_ARGS[1])
+    program.go(_IF_EQUAL, SOL_SOCKET, None, ALLOW)
+    program.load(_ARGS[2])
+    for option in SOCKET_FILTERS:
+        program.go(_IF_EQUAL, option, fail(errno.EPERM))
     program.end(ALLOW)
     return program.assemble()
 
