@@ -132,6 +132,14 @@ async def test_a_timeout_ends_the_job_on_time(worker: Worker, programs: Path) ->
     assert min(late) <= 0.5
 
 
+async def test_a_timeout_is_time_that_the_program_ran(worker: Worker) -> None:
+    """P11. What the sandbox took before is not part of it."""
+    job, _ = await run_job(worker, JobSpec(program="/bin/sleep", args=("1000",), limits=Limits(timeout=0.05)))
+    assert job.ending is not None
+    assert job.ending.outcome == TimedOut()
+    assert job.ending.ended_at - job.ending.started_at >= 0.05
+
+
 async def test_the_end_is_seen_only_when_all_is_dead_and_all_output_on_disk(worker: Worker, state: Path) -> None:
     """P2. Whether it ends by itself or is stopped."""
     flood = "yes x | head -c 20000000 & yes y | head -c 20000000 >&2 & "

@@ -201,7 +201,6 @@ class Monitor:
         self._program = self._job.cgroup.fork()
         if self._program == 0:
             self._become_program()
-        started = time.monotonic()
         self._settle()
         for end in (self._stdout_end, self._stderr_end, self._status_end):
             os.close(end)
@@ -209,7 +208,7 @@ class Monitor:
         self._check_exec(self._status)
         self._register(self._program_fd, self._reap)
         timeout = self._job.spec.limits.timeout
-        self._timeout_at = started + timeout if timeout is not None else None
+        self._timeout_at = time.monotonic() + timeout if timeout is not None else None
         self._happens(Launched(time.time()))
         linux.keep_capabilities(CAPABILITIES)
 
