@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -20,13 +21,14 @@ from jobworker.api.grpc._generated import jobworker_pb2_grpc as pb2_grpc
 from jobworker.api.grpc.identity import Identity
 from jobworker.api.page import token_of
 from jobworker.api.tls import ServerCertificate
-from jobworker.core.errors import JobError
+from jobworker.core.errors import ErrorCode, JobError
 from jobworker.core.spec import Limits
 from jobworker.metrics import DoorName
 from jobworker.service import OutputEnd, Service
 
 if TYPE_CHECKING:
     Handler = grpc.RpcMethodHandler[Any, Any]
+    Parse = Callable[[bytes], Any]
 
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -216,21 +218,21 @@ class _Door(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
-        codecs = {
-            "request_deserializer": handler.request_deserializer,
-            "response_serializer": handler.response_serializer,
-        }
+        # Requests are read behind the door, and not by grpc, which logs each that cannot be read with its stack.
+        parse = cast("Parse", handler.request_deserializer)
+        codec = {"response_serializer": handler.response_serializer}
         if handler.unary_unary is not None:
-            return grpc.unary_unary_rpc_method_handler(self._guard(handler.unary_unary), **codecs)
+            return grpc.unary_unary_rpc_method_handler(self._guard(handler.unary_unary, parse), **codec)
         if handler.unary_stream is not None:
-            return grpc.unary_stream_rpc_method_handler(self._guard(self._held(handler.unary_stream)), **codecs)
-        return grpc.stream_stream_rpc_method_handler(self._guard_iterator(cast("Any", handler.stream_stream)), **codecs)
+            return grpc.unary_stream_rpc_method_handler(self._guard(self._held(handler.unary_stream), parse), **codec)
+        guarded = self._guard_iterator(cast("Any", handler.stream_stream), parse)
+        return grpc.stream_stream_rpc_method_handler(guarded, **codec)
 
-    def _guard(self, behaviour: Callable[..., Any]) -> Callable[[Any, Context], Awaitable[Any]]:
-        async def guarded(request: Any, context: Context) -> Any:
+    def _guard(self, behaviour: Callable[..., Any], parse: "Parse") -> Callable[[bytes, Context], Awaitable[Any]]:
+        async def guarded(payload: bytes, context: Context) -> Any:
             try:
                 _principal.set(self._identity.identify(context))
-                return await behaviour(request, context)
+                return await behaviour(_message(parse, payload), context)
             except JobError as error:
                 failure = error
             except grpc.aio.AbortError:
@@ -252,8 +254,11 @@ class _Door(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
 
         return held
 
-    def _guard_iterator(self, behaviour: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
-        async def guarded(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+    def _guard_iterator(
+        self, behaviour: Callable[..., AsyncIterator[Any]], parse: "Parse"
+    ) -> Callable[..., AsyncIterator[Any]]:
+        async def guarded(payloads: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
+            requests = (_message(parse, payload) async for payload in payloads)
             try:
                 principal = self._identity.identify(context)
                 with self._service.counted(principal):
@@ -273,7 +278,7 @@ class _Door(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
             # A peer whose request is still on its way would be told of its own broken write instead.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_REQUEST_SECONDS):
-                    await anext(requests, None)
+                    await anext(payloads, None)
             await self._refuse(context, failure)
 
         return guarded
@@ -282,3 +287,13 @@ class _Door(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
         self._service.metrics.refused(DoorName.GRPC, error.code)
         metadata = (("jobworker-error", error.code.value),)
         await context.abort(ERROR_MAP[error.code].grpc, error.message, metadata)
+
+
+def _message(parse: "Parse", payload: bytes) -> Any:
+    """The request that `payload` spells; INVALID_ARGUMENT."""
+    try:
+        return parse(payload)
+    except DecodeError:
+        raise JobError(
+            ErrorCode.INVALID_ARGUMENT, "the request is not a message of the kind that this call takes"
+        ) from None
