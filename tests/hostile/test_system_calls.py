@@ -108,6 +108,20 @@ async def test_no_filter_is_attached_to_a_socket(worker: Worker) -> None:
     assert await _inside(worker, [[seccomp.SETSOCKOPT[_ABI], 0, 1, 2, 0, 0]]) == ["ENOTSOCK"]
 
 
+async def test_huge_pages_are_refused(worker: Worker) -> None:
+    """S2. They would count for no memory limit. Outside the kernel gives them, or has none."""
+    private_anonymous = 0x22
+    huge_mappings = [
+        [seccomp.MMAP[_ABI], 0, 2 * MiB, 3, private_anonymous | 0x40000 | size << 26, (1 << 64) - 1, 0]
+        for size in (0, 21, 30)
+    ]
+    huge_files = [[seccomp.MEMFD_CREATE[_ABI], 0, 0x4 | size << 26] for size in (0, 21, 30)]
+    assert set(await _inside(worker, huge_mappings + huge_files)) == {"EPERM"}
+    assert "EPERM" not in _outside(huge_mappings + huge_files)
+    ordinary = [[seccomp.MMAP[_ABI], 0, 2 * MiB, 3, private_anonymous, (1 << 64) - 1, 0]]
+    assert await _inside(worker, ordinary) == ["ok"]
+
+
 async def test_sockets_are_of_four_families_only(worker: Worker) -> None:
     """E20."""
     families = range(48)

@@ -91,6 +91,8 @@ def test_every_call_has_the_number_that_the_kernels_header_gives_it(machine: str
         "socket": seccomp.SOCKET[abi],
         "socketpair": seccomp.SOCKETPAIR[abi],
         "setsockopt": seccomp.SETSOCKOPT[abi],
+        "mmap": seccomp.MMAP[abi],
+        "memfd_create": seccomp.MEMFD_CREATE[abi],
         "ioctl": seccomp.IOCTL[abi],
     }
     newer_than_the_header = {name for name in ours if name not in known and ours[name] is not None}
@@ -142,10 +144,16 @@ def test_every_number_has_the_verdict_of_the_table_and_new_ones_do_not_exist(mac
     denied = {
         calls[abi]: errno.errorcode[denial.errno] for denial in seccomp.DENIALS for calls in denial.calls.values()
     }
-    judged = {
-        numbers[abi]
-        for numbers in (seccomp.CLONE, seccomp.SOCKET, seccomp.SOCKETPAIR, seccomp.IOCTL, seccomp.SETSOCKOPT)
-    }
+    by_arguments = (
+        seccomp.CLONE,
+        seccomp.SOCKET,
+        seccomp.SOCKETPAIR,
+        seccomp.IOCTL,
+        seccomp.SETSOCKOPT,
+        seccomp.MMAP,
+        seccomp.MEMFD_CREATE,
+    )
+    judged = {numbers[abi] for numbers in by_arguments}
     for number in range(seccomp.NEWEST_REVIEWED + 1):
         if number not in judged:
             assert verdict(machine, number) == denied.get(number, ALLOWED), number
@@ -187,6 +195,11 @@ def test_arguments_are_judged_by_their_low_half(machine: str, dirt: int) -> None
     for level, option in itertools.product(range(4), range(80)):
         expected = "EPERM" if level == 1 and option in {26, 50, 51, 52} else ALLOWED
         assert verdict(machine, seccomp.SETSOCKOPT[abi], 0, level | dirt, option | dirt) == expected
+    for bit in range(32):
+        mapping = verdict(machine, seccomp.MMAP[abi], 0, 4096, 3, 1 << bit | dirt)
+        assert mapping == ("EPERM" if bit == 18 else ALLOWED)
+        file = verdict(machine, seccomp.MEMFD_CREATE[abi], 0, 1 << bit | dirt)
+        assert file == ("EPERM" if bit == 2 else ALLOWED)
 
 
 @pytest.mark.parametrize("machine", MACHINES)
@@ -194,7 +207,7 @@ def test_allowed_calls_are_decided_by_their_number_alone(machine: str) -> None:
     """The kernel keeps answers only for calls whose verdict needs no argument; the others cost each time."""
     abi = MACHINES.index(machine)
     offsets = {value for code, _, _, value in instructions(seccomp.assemble(machine)) if code == 0x20}
-    assert offsets == {0, 4, 16, 24, 32}
+    assert offsets == {0, 4, 16, 24, 32, 40}
     read = call_numbers(machine)["read"]
     assert verdict(machine, read, *[0x5412] * 6) == verdict(machine, read) == ALLOWED
     assert verdict(machine, seccomp.IOCTL[abi], 0, 0x5412) == "EPERM"

@@ -148,6 +148,8 @@ SOCKET: Final = (41, 198)
 SOCKETPAIR: Final = (53, 199)
 IOCTL: Final = (16, 29)
 SETSOCKOPT: Final = (54, 208)
+MMAP: Final = (9, 222)
+MEMFD_CREATE: Final = (319, 279)
 
 #: CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID and NEWNET; linux/sched.h. EPERM.
 NEW_NAMESPACES: Final = 0x7E020000
@@ -162,6 +164,10 @@ TERMINAL_INPUT: Final = (0x5412, 0x541C)
 #: the whole host (net.core.bpf_jit_limit), and without room there the filter of no further job can be loaded. EPERM.
 SOL_SOCKET: Final = 1
 SOCKET_FILTERS: Final = (26, 50, 51, 52)
+#: MAP_HUGETLB and MFD_HUGETLB; linux/mman.h, linux/memfd.h: the pages that a host has set aside count for no memory
+#: limit. EPERM.
+HUGE_MAPPING: Final = 0x40000
+HUGE_FILE: Final = 0x4
 
 # struct seccomp_data: nr, arch, instruction_pointer, args[6]; the low half of an argument comes first.
 _NR: Final = 0
@@ -248,7 +254,15 @@ def assemble(machine: str) -> bytes:
     if machine == "x86_64":
         program.go(_IF_GREATER_OR_EQUAL, _X32_CALLS, KILL)
     program.go(_IF_GREATER, NEWEST_REVIEWED, fail(errno.ENOSYS))
-    judged = {"clone": CLONE, "socket": SOCKET, "socketpair": SOCKETPAIR, "ioctl": IOCTL, "setsockopt": SETSOCKOPT}
+    judged = {
+        "clone": CLONE,
+        "socket": SOCKET,
+        "socketpair": SOCKETPAIR,
+        "ioctl": IOCTL,
+        "setsockopt": SETSOCKOPT,
+        "mmap": MMAP,
+        "memfd_create": MEMFD_CREATE,
+    }
     for name, numbers in judged.items():
         program.go(_IF_EQUAL, numbers[abi], name)
     for denial in DENIALS:
@@ -287,6 +301,14 @@ def assemble(machine: str) -> bytes:
     for option in SOCKET_FILTERS:
         program.go(_IF_EQUAL, option, fail(errno.EPERM))
     program.end(ALLOW)
+
+    program.place("mmap")
+    program.load(_ARGS[3])
+    program.go(_IF_ANY_BIT, HUGE_MAPPING, fail(errno.EPERM), ALLOW)
+
+    program.place("memfd_create")
+    program.load(_ARGS[1])
+    program.go(_IF_ANY_BIT, HUGE_FILE, fail(errno.EPERM), ALLOW)
     return program.assemble()
 
 
