@@ -26,6 +26,9 @@ def run(
     Its stdout goes to stdout and its stderr to stderr, byte for byte. Ctrl-C leaves the output
     and not the job, and tells how to come back.
 
+    The exit code is the job's: 128+n after signal n, 124 after its timeout. It is 125 when jobctl
+    or the server fails, 126 or 127 when the program is not executable or not found.
+
     Examples:
       jobctl run -- echo hello
       jobctl run --memory 256M --timeout 10m -- pytest -q
