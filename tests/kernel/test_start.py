@@ -182,6 +182,9 @@ async def test_start_itself_says_why_a_program_cannot_run(worker: Worker, progra
         ("plain", b"\x7fELF", 0o644),
         ("no-shebang", b"echo hi\n", 0o755),
         ("bad-interpreter", b"#!/no/such/interpreter\n", 0o755),
+        ("interpreter-below-a-file", b"#!/etc/passwd/interpreter\n", 0o755),
+        ("data-as-interpreter", b"#!/etc/passwd\n", 0o755),
+        ("own-interpreter", f"#!{place}/own-interpreter\n".encode(), 0o755),
         ("private", b"#!/bin/sh\n", 0o700),
         ("good", b"#!/bin/sh\necho hi\n", 0o755),
     ):
@@ -206,6 +209,9 @@ async def test_start_itself_says_why_a_program_cannot_run(worker: Worker, progra
             (str(place), ErrorCode.PROGRAM_NOT_EXECUTABLE, "directory"),
             (f"{place}/no-shebang", ErrorCode.PROGRAM_NOT_EXECUTABLE, "#!"),
             (f"{place}/bad-interpreter", ErrorCode.PROGRAM_NOT_EXECUTABLE, "interpreter"),
+            (f"{place}/interpreter-below-a-file", ErrorCode.PROGRAM_NOT_EXECUTABLE, "interpreter"),
+            (f"{place}/data-as-interpreter", ErrorCode.PROGRAM_NOT_EXECUTABLE, "interpreter"),
+            (f"{place}/own-interpreter", ErrorCode.PROGRAM_NOT_EXECUTABLE, "interpreter"),
         ):
             error = await _refusal(worker, JobSpec(program=program))
             assert (error.code, says in error.message) == (code, True), error

@@ -627,7 +627,10 @@ _EXEC_FAILURES: Final = {
     errno.EACCES: (ErrorCode.PROGRAM_NOT_EXECUTABLE, "program not executable"),
     errno.EISDIR: (ErrorCode.PROGRAM_NOT_EXECUTABLE, "program not executable, it is a directory"),
     errno.ENOEXEC: (ErrorCode.PROGRAM_NOT_EXECUTABLE, "program not executable, unknown format (a script needs #!)"),
-    errno.ELIBBAD: (ErrorCode.PROGRAM_NOT_EXECUTABLE, "program not executable, its interpreter is missing"),
+    errno.ELIBBAD: (
+        ErrorCode.PROGRAM_NOT_EXECUTABLE,
+        "program not executable, its interpreter is missing or cannot be executed",
+    ),
     errno.ETXTBSY: (ErrorCode.PROGRAM_NOT_EXECUTABLE, "program not executable, it is being written to"),
     errno.E2BIG: (ErrorCode.INVALID_ARGUMENT, "the arguments and environment are too long for"),
     errno.ENOMEM: (ErrorCode.EXHAUSTED, "not enough memory to load"),

@@ -415,10 +415,13 @@ class Exec:
             except NotApprovedError:
                 raise
             except OSError as error:
-                if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.EACCES}:
+                if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP}:
                     raise
-                if error.errno == errno.ENOENT and os.path.exists(path):
-                    raise OSError(errno.ELIBBAD, "its interpreter is missing") from error
+                if os.path.isfile(path) and os.access(path, os.X_OK):
+                    # Nothing is wrong with the program itself, so it is what its #! line or its ELF header names.
+                    raise OSError(errno.ELIBBAD, "its interpreter is missing or cannot be executed") from error
+                if error.errno == errno.ELOOP:
+                    raise
                 if error.errno == errno.EACCES:
                     denied = IsADirectoryError(errno.EISDIR, "a directory") if os.path.isdir(path) else error
         raise denied or FileNotFoundError(errno.ENOENT, "no such file")
