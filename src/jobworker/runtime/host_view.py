@@ -32,6 +32,8 @@ _PROC_MASKED: Final = (
     "asound",
     "kcore",
     "keys",
+    "key-users",
+    "locks",  # the uids of all live jobs are byte ranges, and a lock of those shows in every namespace
     "latency_stats",
     "timer_list",
     "sched_debug",
