@@ -1,4 +1,4 @@
-"""Turns that go round: who asks for much waits for itself, and keeps nobody else waiting."""
+"""Turns that go round: those who ask for much wait for themselves, and keep nobody else waiting."""
 
 import asyncio
 from collections import Counter, deque

@@ -1,4 +1,4 @@
-"""A turnstile on the event loop: whoever has much to do passes piece by piece, and everybody else comes in between."""
+"""A turnstile on the event loop: long work passes piece by piece, and everything else gets its turn in between."""
 
 import asyncio
 from collections import deque

@@ -34,7 +34,7 @@ CAUSES: list[tuple[Limits, Outcome | None, Usage, str]] = [
         Exited(3),
         Usage(),
         (
-            "failed: the program exited with code 3, which has the meaning that the program gives it; "
+            "failed: the program exited with code 3, whose meaning is up to the program; "
             "see its output: jobctl logs --stderr"
         ),
     ),
@@ -44,7 +44,7 @@ CAUSES: list[tuple[Limits, Outcome | None, Usage, str]] = [
         Usage(),
         (
             "failed: the program exited with code 126: a shell found the command and could not execute it; "
-            "look whether the file is executable, and whether its #! line names an interpreter that is there"
+            "check that the file is executable and that its #! line names an interpreter that exists"
         ),
     ),
     (
@@ -62,23 +62,23 @@ CAUSES: list[tuple[Limits, Outcome | None, Usage, str]] = [
         Exited(139),
         Usage(),
         (
-            "failed: the program exited with code 139: so a shell tells that its command was ended by SIGSEGV: "
-            "it used memory that is not its own, which is a fault in the program"
+            "failed: the program exited with code 139, as a shell does when its command was ended by SIGSEGV: "
+            "it accessed memory that it may not, which is a bug in the program"
         ),
     ),
     (
         Limits(),
         Signaled(11),
         Usage(),
-        "killed by signal 11, SIGSEGV: it used memory that is not its own, which is a fault in the program",
+        "killed by signal 11, SIGSEGV: it accessed memory that it may not, which is a bug in the program",
     ),
     (
         Limits(),
         Signaled(9),
         Usage(),
         (
-            "killed by signal 9, SIGKILL: something on the server killed it, "
-            "and it was neither a stop nor a limit of the job"
+            "killed by signal 9, SIGKILL: something on the server killed it; "
+            "it was neither a stop nor one of the job's limits"
         ),
     ),
     (
@@ -134,7 +134,7 @@ ALSO: list[tuple[Limits, Usage, OutputTotals, list[str]]] = [
         Limits(),
         Usage(oom_kills=2),
         NOTHING,
-        ["2 of its processes were ended for want of memory; try a higher --memory"],
+        ["2 of its processes were killed because memory ran out; try a higher --memory"],
     ),
     (
         Limits(pids=256),
@@ -171,7 +171,7 @@ ALSO: list[tuple[Limits, Usage, OutputTotals, list[str]]] = [
         Limits(),
         Usage(),
         OutputTotals(dropped_bytes=5, dropped_reason="ENOSPC"),
-        ["5 B of its output were not kept: the server could not write them (ENOSPC); tell who runs the server"],
+        ["5 B of its output were not kept: the server could not write them (ENOSPC); tell the server's operator"],
     ),
 ]
 

@@ -18,7 +18,7 @@ KINDS: tuple[type[Any], ...] = get_args(wire.Message)
 VALUES: dict[Any, st.SearchStrategy[Any]] = {
     int: st.integers(-(1 << 63), 1 << 63),
     float: st.floats(allow_nan=False),
-    # Lone surrogates stand for bytes that are no UTF-8.
+    # Lone surrogates stand for bytes that are not UTF-8.
     str: st.text(st.characters() | st.characters(categories=["Cs"]), max_size=20),
     str | None: st.none() | st.text(max_size=20),
     list[str]: st.lists(st.text(max_size=20), max_size=5),

@@ -389,11 +389,11 @@ def overwrite(path, offset, data):
 @pytest.mark.parametrize(
     ("damage", "hint"),
     [
-        pytest.param(lambda path: overwrite(path, 0, b"\xff" * 100), "no jobworker database", id="header"),
+        pytest.param(lambda path: overwrite(path, 0, b"\xff" * 100), "not a jobworker database", id="header"),
         pytest.param(lambda path: overwrite(path, 20 * 4096, b"\xff" * 4096), "damaged", id="page"),
         pytest.param(lambda path: os.truncate(path, 8 * 4096), "damaged", id="truncated"),
         pytest.param(lambda path: os.truncate(path, 0), "cut to nothing", id="empty"),
-        pytest.param(lambda path: path.write_text("[server]\n" * 1000), "no jobworker database", id="text"),
+        pytest.param(lambda path: path.write_text("[server]\n" * 1000), "not a jobworker database", id="text"),
     ],
 )
 def test_a_damaged_file_is_refused_with_a_hint_and_left_alone(path, make_record, damage, hint):  # C5

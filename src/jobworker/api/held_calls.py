@@ -1,4 +1,4 @@
-"""Calls that last, each ended as soon as its caller may not go on; the same for every door."""
+"""Calls that are held open, each ended as soon as its caller may not go on; the same for every door."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ class Proof(Protocol):
 
     @property
     def expires_at(self) -> float:
-        """When it stops to prove anything."""
+        """When it no longer proves anything."""
 
     @property
     def expired(self) -> JobError:
@@ -25,7 +25,7 @@ class Proof(Protocol):
 
 
 class HeldCalls:
-    """Every call that lasts, at every door of one server."""
+    """The held calls of one server, at every door."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock

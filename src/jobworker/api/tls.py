@@ -54,7 +54,7 @@ class ServerCertificate:
 
     @property
     def https(self) -> ssl.SSLContext:
-        """TLS 1.3 and HTTP/1.1, nothing else; asks for no client certificate: they are no credential there."""
+        """TLS 1.3 and HTTP/1.1, nothing else; no client certificate is asked for, since here it proves nothing."""
         return self._loaded.https
 
     def reload(self) -> None:

@@ -36,7 +36,7 @@ _NEEDED: Final = {
 
 
 class Token:
-    """A bearer token: whoever has it is its user, so it does not show itself."""
+    """A bearer token: whoever has it can act as its user, so its repr does not show it."""
 
     def __init__(self, secret: str) -> None:
         if not _BEARER.fullmatch(secret) or len(secret) > _LONGESTTOKEN:
@@ -122,7 +122,7 @@ class Context:
         return _read_private(self._path("key"), "private key")
 
     def read_token(self) -> Token:
-        """The token; UNAUTHENTICATED when it is none, or anyone but its owner has access to it."""
+        """The token; UNAUTHENTICATED when the file holds none, or anyone but its owner has access to it."""
         file = self._path("token")
         secret = _read_private(file, "token")
         try:
@@ -180,7 +180,7 @@ def find_context(choice: str | None = None) -> Context:
 
 
 def ambient_transport() -> Transport | None:
-    """The transport that JOBCTL_TRANSPORT asks for, if it does; INVALID_ARGUMENT when that is none."""
+    """The transport that JOBCTL_TRANSPORT asks for, if any; INVALID_ARGUMENT when there is no such transport."""
     text = os.environ.get("JOBCTL_TRANSPORT")
     if not text:
         return None

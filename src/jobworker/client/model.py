@@ -16,7 +16,7 @@ class Job:
     """A job as the server saw it when it answered; times are seconds since the epoch.
 
     `effective_limits` and `sandbox` are what is in force, as read back from the kernel; `isolation`
-    says how whole the sandbox is, and is empty until there is one.
+    says how complete it is, and is empty until there is a sandbox.
     """
 
     id: str

@@ -29,28 +29,28 @@ _SIGNAL_BASE: Final = 128  # what a shell adds to the number of the signal that 
 _SIGNALS: Final = {
     signal.SIGABRT: "it gave up by itself, as after a failed assertion",
     signal.SIGALRM: "an alarm that it had set went off",
-    signal.SIGBUS: "it used memory that has nothing behind it, as of a file that was cut short",
+    signal.SIGBUS: "it accessed memory with nothing behind it, such as a mapped file that was cut short",
     signal.SIGFPE: "it divided by zero or did other impossible arithmetic",
     signal.SIGHUP: "it was told that its terminal is gone",
-    signal.SIGILL: "it ran into bytes that are no instruction, as of a program built for another processor",
+    signal.SIGILL: "it ran into an illegal instruction, as in a program built for another processor",
     signal.SIGINT: "it was interrupted",
-    signal.SIGKILL: "something on the server killed it, and it was neither a stop nor a limit of the job",
+    signal.SIGKILL: "something on the server killed it; it was neither a stop nor one of the job's limits",
     signal.SIGPIPE: "it wrote to a pipe that nobody reads any more",
     signal.SIGQUIT: "it was told to quit",
-    signal.SIGSEGV: "it used memory that is not its own, which is a fault in the program",
+    signal.SIGSEGV: "it accessed memory that it may not, which is a bug in the program",
     signal.SIGSYS: "it made a system call that the sandbox does not allow",
-    signal.SIGTERM: "it was told to end by something other than a stop",
+    signal.SIGTERM: "something other than a stop asked it to end",
     signal.SIGTRAP: "it ran into a breakpoint",
     signal.SIGXCPU: "it used more cpu time than it had allowed itself",
     signal.SIGXFSZ: "it wrote a larger file than it had allowed itself",
 }
 _EXIT_CODES: Final = {
-    125: "often the code of a program that runs another one and failed itself",
+    125: "often means that a program that runs others failed itself",
     126: "a shell found the command and could not execute it",
     127: "a shell did not find the command",
 }
 _EXIT_ADVICE: Final = {
-    126: "look whether the file is executable, and whether its #! line names an interpreter that is there",
+    126: "check that the file is executable and that its #! line names an interpreter that exists",
     127: "check its spelling and PATH; jobs see PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     " unless --env PATH=… says otherwise",
 }
@@ -114,8 +114,8 @@ def _exit(code: int) -> Remark:
         return Remark(f"{what}: {_EXIT_CODES[code]}", _EXIT_ADVICE.get(code))
     if code - _SIGNAL_BASE in signal.valid_signals():
         number = code - _SIGNAL_BASE
-        return Remark(f"{what}: so a shell tells that its command was ended by {signal_name(number)}{_meaning(number)}")
-    return Remark(f"{what}, which has the meaning that the program gives it", "see its output: jobctl logs --stderr")
+        return Remark(f"{what}, as a shell does when its command was ended by {signal_name(number)}{_meaning(number)}")
+    return Remark(f"{what}, whose meaning is up to the program", "see its output: jobctl logs --stderr")
 
 
 def _meaning(number: int) -> str:
@@ -124,10 +124,10 @@ def _meaning(number: int) -> str:
 
 
 def _memory(outcome: Outcome | None, usage: Usage) -> Remark | None:
-    """Processes that were ended for want of memory where that was not the end of the job."""
+    """Processes that were killed because memory ran out, when that did not end the job."""
     if isinstance(outcome, OomKilled) or not usage.oom_kills:
         return None
-    return Remark(f"{usage.oom_kills} of its processes were ended for want of memory", "try a higher --memory")
+    return Remark(f"{usage.oom_kills} of its processes were killed because memory ran out", "try a higher --memory")
 
 
 def _pids(limits: Limits, usage: Usage) -> Remark | None:
@@ -158,7 +158,7 @@ def _dropped(output: OutputTotals, limits: Limits) -> Remark | None:
     lost = f"{format_size(output.dropped_bytes)} of its output were not kept"
     if output.dropped_reason == "limit":
         return Remark(f"{lost}: its output limit is {format_size(limits.output_bytes)}", f"try {_more_output(limits)}")
-    return Remark(f"{lost}: the server could not write them ({output.dropped_reason})", "tell who runs the server")
+    return Remark(f"{lost}: the server could not write them ({output.dropped_reason})", "tell the server's operator")
 
 
 def _peak(limits: Limits, usage: Usage) -> str:

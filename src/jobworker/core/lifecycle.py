@@ -36,14 +36,14 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """The program runs since `started_at`."""
+    """The program has been running since `started_at`."""
 
     started_at: float
 
 
 @dataclass(frozen=True, slots=True)
 class Stopping:
-    """The program still runs, and `cause` has been decided to be why it ends."""
+    """The program still runs; it has been decided that it ends, and that `cause` is why."""
 
     started_at: float
     cause: Outcome
@@ -95,12 +95,12 @@ class LimitReached:
 
 @dataclass(frozen=True, slots=True)
 class GraceOver:
-    """The time a stop had granted has passed."""
+    """The grace of a stop is over."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProgramEnded:
-    """The main process is gone by itself or by a signal."""
+    """The main process has ended, by itself or by a signal."""
 
     how: Exited | Signaled
 
@@ -115,7 +115,7 @@ class Finished:
 Event = Launched | StopOrdered | LimitReached | GraceOver | ProgramEnded | Finished
 
 
-# Actions: what whoever fed the event must do now.
+# Actions: what must be done now, by whoever passed the event in.
 
 
 @dataclass(frozen=True, slots=True)

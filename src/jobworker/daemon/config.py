@@ -246,7 +246,7 @@ max_jobs = 4000
 max_jobs_per_user = 1000
 max_streams_per_user = 256
 
-# What a job gets that does not ask; "unlimited" is a value too, except for output.
+# The limits of a job that does not ask for any; all but output may be "unlimited".
 [jobs.default]
 cpu = "unlimited"
 memory = "512M"
@@ -254,7 +254,7 @@ pids = 256
 timeout = "unlimited"
 output = "1G"
 
-# The most that a job may ask for, by its owner's role.
+# The most that a job may ask for, by the role of its owner.
 [jobs.ceiling.user]
 cpu = "unlimited"
 memory = "4G"
@@ -264,12 +264,12 @@ output = "16G"
 
 [jobs.ceiling.admin]
 
-# The only programs that the jobs of a role may be started with, such as user = ["/usr/bin/python3"]; others have all.
+# The only programs that jobs of a role may start, such as user = ["/usr/bin/python3"]; a role not listed may start any.
 [jobs.programs]
 
 [isolation]
-# Controls that jobs may run without where this host lacks them; see jobworkerd check.
+# Controls that jobs may run without if this host lacks them; see jobworkerd check.
 allow_degraded = {json.dumps(list(allow_degraded))}
-# Directories that jobs may have as their read-only root, or any below, instead of this host's tree; none unless listed.
+# Directories that jobs may have, themselves or any below, as their read-only root instead of this host's files.
 rootfs = []
 """

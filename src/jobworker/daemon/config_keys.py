@@ -149,7 +149,7 @@ def _control(name: str, value: Any) -> str:
         raise ConfigRefused(f"{name}: there is no control {value!r}; {_nearest(value, names, names)}")
     if known[value].need is Need.ALL:
         raise ConfigRefused(f"{name}: no job can run without {value}; take it out")
-    raise ConfigRefused(f"{name}: {value} is not needed by all jobs, and so need not be allowed to be missing")
+    raise ConfigRefused(f"{name}: {value} is not needed by all jobs, so it need not be allowed to be missing")
 
 
 SECTIONS: Final[Mapping[str, Parser]] = dict.fromkeys(("server", "tls", "jobs", "isolation"), _table)

@@ -136,15 +136,17 @@ def _init(options: argparse.Namespace) -> int:
     if os.geteuid() == 0:
         _say(f"the service will run as user {made.account.name}{_why_root(made.account.uid)}")
     else:
-        _say("without root every job runs as the user who runs the server, and shows so; see jobworkerd check")
+        _say("without root, every job runs as the user who runs the server, and shows it; see jobworkerd check")
     if made.allow_degraded:
-        _say(f"this host gives you no {', '.join(made.allow_degraded)}: jobs run without (allow_degraded), and show so")
+        _say(
+            f"this host has no {', '.join(made.allow_degraded)} for you: jobs run without (allow_degraded), and show it"
+        )
     _say(f"start it with: jobworkerd serve --config {made.config}")
     return _tell_context(made.admin)
 
 
 def _why_root(uid: int) -> str:
-    return "" if uid else ", since no other user can get into that place; /var/lib would be open to one"
+    return "" if uid else ", since no other user can get into that directory; /var/lib would do"
 
 
 def _user_add(options: argparse.Namespace) -> int:

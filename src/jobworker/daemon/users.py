@@ -89,7 +89,7 @@ def renew(state: Path, name: str, *, ttl: float = USER_TTL, out: Path | None = N
     issuer = Issuer.of(state)
     directory = _context_directory(state, name, out)
     if os.path.lexists(directory) and not (directory / _CONTEXT).is_file():
-        raise UserRefused(f"{directory} exists and is no context; name another directory with --out")
+        raise UserRefused(f"{directory} exists and is not a context; name another directory with --out")
     with open_database(state) as database:
         user = database.read(lambda connection: users.get(connection, name))
         if user is None or user.removed_at is not None:
@@ -140,7 +140,7 @@ def deny(state: Path, kind: users.CredentialKind, value: str, reason: str) -> No
     if kind == "serial":
         spelled = spelled.lstrip("0")  # a number, while a key's hash is text
     if kind != "identity" and not re.fullmatch("[0-9a-f]+", spelled):
-        raise UserRefused(f"{value!r} is no {kind} of a certificate; give it in hex, as the audit shows it")
+        raise UserRefused(f"{value!r} is not the {kind} of a certificate; give it in hex, as the audit shows it")
 
     def refuse(connection: sqlite3.Connection) -> None:
         users.deny(connection, kind, spelled, reason, now)

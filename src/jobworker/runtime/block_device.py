@@ -30,7 +30,7 @@ class Place:
 
 
 def look_up(path: str) -> Place:
-    """The place that a user has named; INVALID_ARGUMENT when it is no path on this host or no disk."""
+    """The place that a user has named; INVALID_ARGUMENT when this host has no such path, or it is not on a disk."""
     try:
         return _place(path)
     except OSError as error:

@@ -197,7 +197,7 @@ class Cgroup:
                     raise TimeoutError("processes of the job are still alive")
 
     def remove(self) -> None:
-        """Ends what is in the groups and removes them; groups that are gone are no error."""
+        """Ends what is in the groups and removes them; it is not an error if they are gone."""
         if not self._try_remove():
             self.kill()
             self.wait_empty()
@@ -221,7 +221,7 @@ class Cgroup:
         return True
 
     def oom_kills(self) -> int:
-        """How many of the job's processes the kernel has killed for want of memory."""
+        """How many of the job's processes the kernel has killed because memory ran out."""
         return _keyed(self._file("memory", "memory.oom_control", "memory.events")).get("oom_kill", 0)
 
     def usage(self) -> Usage:

@@ -64,7 +64,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What findings mean for jobs: which controls they run without, and for want of which they are refused."""
+    """What findings mean for jobs: which controls they run without, and which missing ones refuse them."""
 
     degraded: tuple[str, ...]
     refused: tuple[str, ...]
@@ -87,7 +87,7 @@ class Verdict:
 
 
 def describe_isolation(degraded: Sequence[str]) -> str:
-    """How whole the isolation of jobs is, in the words that every reply, list, log and audit shows."""
+    """How complete the isolation of jobs is, in the words that every reply, list, log and audit record shows."""
     return f"degraded({', '.join(degraded)})" if degraded else "full"
 
 

@@ -1,4 +1,4 @@
-"""What of this host its jobs may see."""
+"""What jobs may see of this host."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -74,7 +74,7 @@ FIRST_LANDLOCK: Final = 2  # under the first version no file could be moved to a
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostView:
-    """What of this host a job may see; found out once, since it is the same for every job."""
+    """What a job may see of this host; surveyed once, since it is the same for every job."""
 
     file_systems: tuple[str, ...]
     masks: tuple[Mask, ...]
@@ -113,7 +113,7 @@ def is_below(path: str, tops: Iterable[str]) -> bool:
 
 
 def _masks(paths: Sequence[str]) -> tuple[Mask, ...]:
-    """A mask for each path that exists and is no link; a link leads to what is masked by its own name."""
+    """A mask for each existing path, with links resolved; a path below another masked one needs none of its own."""
     masks = {}
     for path in paths:
         if os.path.exists(path) and os.path.realpath(path) != "/":

@@ -62,8 +62,8 @@ def _root() -> tuple[int, int]:
 def read(outside: Outside, masked: Iterable[str], read_only: Iterable[str], kept: int) -> dict[str, str]:
     """What the kernel says of the calling process; takes no privilege and changes nothing.
 
-    The paths are those that must not be seen, or not
-    written; `kept` is a descriptor that closes itself at exec.
+    The paths are those that must not be seen, and those that must not be written to; `kept` is a
+    descriptor that exec closes.
     """
     own = namespaces()
     apart = [name for name in NAMESPACES if own[name] != outside.namespaces[name]]

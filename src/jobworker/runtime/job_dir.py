@@ -83,7 +83,7 @@ def check_directory(directory: int, service_uid: int) -> None:
 
 
 def read_request(directory: int) -> Request:
-    """The request as it was recorded, its spec checked again; ValueError when it is none."""
+    """The request as it was recorded, its spec checked again; ValueError when it is not a request."""
     try:
         document = json.loads(_read(directory, SPEC))
         programs = document.get("programs")
@@ -195,7 +195,7 @@ def read_outcome(directory: int) -> dict[str, Any] | None:
 
 
 def remove(jobs: Path, job_id: str) -> None:
-    """Removes the directory with the files a job directory has; one that is gone is no error.
+    """Removes the directory and the files in it; it is not an error if it is gone.
 
     It takes no descriptor: a start that failed for want of one is undone as well.
     """

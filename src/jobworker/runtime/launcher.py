@@ -205,7 +205,7 @@ class Launcher:
                     with socket.socket(fileno=channel_fd) as channel:
                         self._answer(channel, lambda: self._clean_up(job_id, channel))
                 case _:
-                    sys.exit("jobworker launcher: the server sent what is no order")
+                    sys.exit("jobworker launcher: the server sent something that is not an order")
 
     def _answer(self, channel: socket.socket, act: Callable[[], None]) -> None:
         """Does `act`; whatever goes wrong is told on the channel and stops nothing else."""

@@ -191,7 +191,7 @@ def bind_read_only(source: str | int, target: str, *, recursive: bool = False) -
 
 
 def copy_device(source: str) -> int:
-    """A mount of the one device node at `source`, which works as a device and cannot be changed; for `attach_mount`."""
+    """A read-only mount of the one device node at `source`, still usable as a device; for `attach_mount`."""
     flags = _MOUNT_ATTR_RDONLY | _MOUNT_ATTR_NOSUID | _MOUNT_ATTR_NOEXEC
     return _copy_mount(source, 0, attr_set=flags, attr_clear=_MOUNT_ATTR_NODEV)
 
@@ -313,7 +313,7 @@ def _set_capabilities(capabilities: int) -> None:
 
 
 def seal_session_keyring() -> None:
-    """The session keyring of the caller, and of all that it forks, is a new one that nobody can find or leave a key in.
+    """Gives the caller, and all that it forks, a new session keyring in which nobody can find or leave a key.
 
     Sessions belong to no namespace and are inherited; keyrings(7). Where there are no keys, or nobody
     may use them, nothing is to be done.
@@ -437,5 +437,5 @@ def inotify_add_watch(fd: int, path: str, mask: int) -> int:
 
 
 def inotify_rm_watch(fd: int, watch: int) -> None:
-    """Ends a watch; one that is gone already is no error."""
+    """Ends a watch; it is not an error if it is gone already."""
     _libc.inotify_rm_watch(fd, watch)

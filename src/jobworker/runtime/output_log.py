@@ -121,7 +121,7 @@ class Chunk:
 
 
 class Blocked(Exception):  # noqa: N818 - a condition, not a failure
-    """Reading now would block: the bytes are on disk and not in memory, or are far behind others that nobody wants."""
+    """Reading now would block: the bytes are on disk and not in memory, or far behind others that this reader skips."""
 
 
 class OutputReader:

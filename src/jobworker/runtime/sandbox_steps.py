@@ -25,7 +25,7 @@ _MASKS: Final = "tmp"  # where the empty file and directory for masks stand unti
 
 
 class Step(Protocol):
-    """One thing to do to the calling process; its repr is what an error shows."""
+    """One thing to do to the calling process; its class name is what an error shows."""
 
     def apply(self) -> None:
         """Does it, or raises OSError."""
@@ -87,7 +87,7 @@ class BuildRoot:
 
 
 class UnfitRootError(OSError):
-    """The directory that was asked for cannot be a job's root; the text goes on behind its name."""
+    """The directory that was asked for cannot be a job's root; the text continues a sentence that names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,7 +391,7 @@ class ReadBack:
 
 
 class NotApprovedError(PermissionError):
-    """The program is none of those that the job may be started with."""
+    """The program is not one of those that the job may be started with."""
 
 
 @dataclass(frozen=True, slots=True)

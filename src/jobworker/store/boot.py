@@ -1,4 +1,4 @@
-"""Which boot of the host the newest server ran in: what a reset has cost is told apart from a restart."""
+"""Which boot of the host the newest server ran in, so that a reset can be told from a restart."""
 
 import sqlite3
 

@@ -44,7 +44,7 @@ _REFUSALS: Final = {
     sqlite3.SQLITE_CANTOPEN: "cannot be opened; run this as the user who owns it, in a directory that user may write",
     sqlite3.SQLITE_CORRUPT: "is damaged; restore a backup in place of it and its -wal and -shm files",
     sqlite3.SQLITE_FULL: "cannot be brought up to date because the disk is full; make room and try again",
-    sqlite3.SQLITE_NOTADB: "is no jobworker database, or is destroyed; restore a backup in place of it and its -wal",
+    sqlite3.SQLITE_NOTADB: "is not a jobworker database, or is destroyed; restore a backup in place of it and its -wal",
     sqlite3.SQLITE_READONLY: "cannot be written; run this as the user who owns it, on a file system that is writable",
 }
 

@@ -1,4 +1,4 @@
-"""The jobs' records: plain functions on a connection, so that several share one transaction."""
+"""The records of jobs: plain functions on a connection, so that several can share one transaction."""
 
 import json
 import sqlite3
@@ -45,7 +45,7 @@ class JobRecord:
 
     @property
     def isolation(self) -> str:
-        """How whole the job's sandbox is, in words; empty until it has one."""
+        """How complete the job's isolation is, in words; empty until it has a sandbox."""
         return self.sandbox.get("isolation", "")
 
 
@@ -263,5 +263,5 @@ def _phase(state: State, started_at: float, ending: str | None) -> Phase:
 
 
 def _to_json(document: Mapping[str, Any]) -> str:
-    """ASCII only, so bytes that are no UTF-8, held as lone surrogates, survive a text column."""
+    """ASCII only, so that bytes that are not UTF-8, held as lone surrogates, survive a text column."""
     return json.dumps(document, separators=(",", ":"))

@@ -246,7 +246,7 @@ class _Door(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
         return guarded
 
     def _held(self, behaviour: Callable[..., Any]) -> Callable[[Any, Context], Awaitable[Any]]:
-        """A stream lasts, whoever's it is: it ends when its caller may not go on."""
+        """Every stream is held: it ends as soon as its caller may not go on."""
 
         async def held(request: Any, context: Context) -> Any:
             async with self._identity.hold(context):

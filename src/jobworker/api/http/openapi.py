@@ -11,7 +11,7 @@ from jobworker.metrics import OPENMETRICS_TYPE, TEXT_TYPE
 _ABOUT: Final = """\
 Run any Linux program on this machine as a *job*: isolated, held to its limits, its output readable live from the first
 byte. Every path also exists below `/v1`. Words that are bytes (program, arguments, values of the environment) are
-strings, or `{"base64": "…"}` where they are no UTF-8. An error is `{"error": "Error: …"}`; for programs its code is in
+strings, or `{"base64": "…"}` where they are not UTF-8. An error is `{"error": "Error: …"}`; for programs its code is in
 `Jobworker-Error` and the whole message, percent-encoded, in `Jobworker-Message`.
 """
 _FORM: Final = "application/x-www-form-urlencoded"
@@ -89,7 +89,7 @@ def document_of(api: FastAPI, open_paths: frozenset[str]) -> dict[str, Any]:
 
 
 STREAM_ANSWER: Final = {
-    "description": "The output as it is written; a connection that is cut was not the end of it.",
+    "description": "The output as it is written; a connection that is cut does not mean that this was all of it.",
     "content": {
         RAW_TYPE: {"schema": {"type": "string", "format": "binary"}},
         FRAMES_TYPE: {
@@ -177,7 +177,7 @@ REVOKE_REQUEST: Final = {
 }
 REVOKE_ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
     200: {
-        "description": "The token is not good any more, whatever it was.",
+        "description": "The token is no longer valid, whatever it was.",
         "content": {"application/json": {"schema": {"type": "object"}}},
     },
     400: TOKEN_ANSWERS[400],

@@ -70,7 +70,7 @@ ROUTES: Final = (
         path="/jobs/{id}",
         endpoint="status",
         action=Action.JOB_STATUS,
-        about="Tells how a job is.",
+        about="Tells a job's state, its usage and how it ended.",
         answer=Job,
         failures=_ON_A_JOB,
     ),

@@ -1,4 +1,4 @@
-"""An answer that goes on: output as it is written, events as they happen."""
+"""A streamed answer: output as it is written, events as they happen."""
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -15,7 +15,7 @@ Pieces = AbstractAsyncContextManager[tuple[bool, AsyncIterator[bytes]]]
 
 
 class StreamAnswer(Response):
-    """An answer that goes on: sent as it comes, ended when its reader goes or may not go on.
+    """A streamed answer: sent piece by piece, ended when its reader leaves or may not go on.
 
     What fails before the first byte is an error with a status; what fails later cuts the connection.
     """

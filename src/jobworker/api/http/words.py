@@ -19,7 +19,7 @@ _BYTES: Final = {
     "additionalProperties": False,
 }
 _NUMBER: Final = {"type": "number"}
-_ALLOWED: Final = 'text, or {"base64": "…"} for bytes that are no UTF-8'
+_ALLOWED: Final = 'text, or {"base64": "…"} for bytes that are not UTF-8'
 
 
 def _read(value: Any) -> str:
