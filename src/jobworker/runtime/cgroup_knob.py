@@ -48,8 +48,8 @@ def knobs_v1(limits: Limits, disks: Sequence[str]) -> Iterator[Knob]:
         yield Knob("memory", "memory", "memory.limit_in_bytes", size)
         # Memory and swap together; there is nothing to limit without swap accounting.
         yield Knob("memory_and_swap", "memory", "memory.memsw.limit_in_bytes", size, limits_swap=True)
-        # What waits in sockets is counted apart, and not at all without this.
-        yield Knob("socket_memory", "memory", "memory.kmem.tcp.limit_in_bytes", size)
+        # What waits in sockets is counted apart, by kernels that can, and not at all without this.
+        yield Knob("socket_memory", "memory", "memory.kmem.tcp.limit_in_bytes", size, is_default=True)
     if limits.pids is not None:
         yield Knob("pids", "pids", "pids.max", str(limits.pids))
     yield Knob("cpu_shares", "cpu", "cpu.shares", _CPU_SHARES_V1, is_default=True)
