@@ -121,9 +121,13 @@ def titled_as_monitor(job_id: str) -> list[int]:
 
 def monitor_of(job_id: str) -> int:
     """The process that supervises the job."""
-    # Its child has the same title until it is the program; the monitor is the first of its namespace.
-    [pid] = [pid for pid in titled_as_monitor(job_id) if process_status(pid).get("NSpid", "").split()[-1:] == ["1"]]
+    [pid] = [pid for pid in titled_as_monitor(job_id) if is_first_of_its_namespace(pid)]
     return pid
+
+
+def is_first_of_its_namespace(pid: int) -> bool:
+    """What tells a monitor from its child, which has the same title until it is the program."""
+    return process_status(pid).get("NSpid", "").split()[-1:] == ["1"]
 
 
 def job_processes(state: Path, job_id: str) -> set[int]:

@@ -238,7 +238,7 @@ async def test_a_cancelled_stop_stops_all_the_same(worker: Worker) -> None:
     caller = asyncio.create_task(worker.stop(job.id, by="frank"))
     await asyncio.sleep(0)
     caller.cancel()
-    ended = await worker.wait(job.id, timeout=10)
+    ended = await worker.wait(job.id, timeout=60)
     assert ended.ending is not None
     assert ended.ending.outcome == Stopped("frank", 9)
 
@@ -259,7 +259,7 @@ async def test_a_signal_reaches_the_main_process(worker: Worker) -> None:
     job = await start_talking(worker, shell("trap 'echo hup' HUP; echo ready; while :; do sleep 0.02; done"))
     await worker.signal(job.id, signal.SIGHUP)
     seen = b""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         async for chunk in worker.output(job.id):
             seen += chunk.data
             if b"hup" in seen:
@@ -310,7 +310,7 @@ async def test_orders_beyond_what_the_monitor_can_be_given_are_refused_and_not_f
         assert (await worker.status(job.id)).state is State.RUNNING, "a job that could not be ended is not removed"
     finally:
         os.kill(monitor, signal.SIGCONT)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (await worker.status(job.id)).state is State.RUNNING:
             with contextlib.suppress(JobError):
                 await worker.stop(job.id)
@@ -324,7 +324,7 @@ async def test_a_status_does_not_wait_for_a_monitor_that_stands_still(worker: Wo
     monitor = monitor_of(job.id)
     os.kill(monitor, signal.SIGSTOP)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             statuses = await asyncio.gather(*(worker.status(job.id) for _ in range(50)))
         assert {status.state for status in statuses} == {State.RUNNING}
     finally:

@@ -204,7 +204,7 @@ def test_a_stream_that_is_left_is_closed(server, context):  # O9
             async with aclosing(client.stream(job_id)) as events:
                 await anext(events)
                 assert server.https.streams == 1
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while server.https.streams:  # noqa: ASYNC110 - it is of another thread
                     await asyncio.sleep(0.005)
 

@@ -5,7 +5,7 @@ import json
 import socket
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,13 +88,12 @@ class Https:
     def raw(self, data: bytes, *, source: str = "127.0.0.1", end: bool = False) -> bytes:
         """Everything that comes back for these bytes until the server closes the connection."""
         with self.socket(source) as connection:
-            connection.sendall(data)
-            if end:
-                connection.shutdown(socket.SHUT_WR)
+            with suppress(ConnectionError, ssl.SSLEOFError):  # it may have been refused before all of it was sent
+                connection.sendall(data)
+                if end:
+                    connection.shutdown(socket.SHUT_WR)
             received = b""
-            try:
+            with suppress(ConnectionResetError, ssl.SSLEOFError):
                 while block := connection.recv(65536):
                     received += block
-            except (ConnectionResetError, ssl.SSLEOFError):
-                pass
             return received

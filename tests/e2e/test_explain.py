@@ -12,7 +12,7 @@ def test_why_tells_what_to_change(daemon, programs, transport):
     """S2: the figures are the kernel's own."""
     hog = daemon.jobctl("run", "-m", "32M", "--", programs / "hog", "64")
     assert hog.returncode == 137, hog.stderr
-    storm = daemon.jobctl("run", "--pids", "20", "--timeout", "500ms", "--", programs / "fork_storm")
+    storm = daemon.jobctl("run", "--pids", "20", "--timeout", "1s", "--", programs / "fork_storm")
     assert storm.returncode == 124, storm.stderr
     late, full = json.loads(daemon.jobctl("list", "-n", "2", "-o", "json").stdout)
     told = daemon.jobctl("why", "--transport", transport, full["id"])
@@ -21,7 +21,7 @@ def test_why_tells_what_to_change(daemon, programs, transport):
     assert told.stdout.endswith(" of 32 MiB; try --memory 48M\n")
     told = daemon.jobctl("why", "--transport", transport, "-o", "json", late["id"])
     cause, *others = json.loads(told.stdout)["remarks"]
-    assert cause == {"what": "killed: it ran longer than its timeout of 500ms", "advice": "try --timeout 1s"}
+    assert cause == {"what": "killed: it ran longer than its timeout of 1s", "advice": "try --timeout 2s"}
     if late["usage"]["pids_peak"] is not None or late["usage"]["pids_limit_hits"] is not None:
         assert "try --pids 40" in {remark["advice"] for remark in others}
 

