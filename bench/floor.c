@@ -10,7 +10,7 @@
  *
  * The processes are those of the library: this one stands for server and launcher and forks a monitor into a new PID
  * namespace, which forks the program. The calls are those of src/jobworker/runtime in their order: job_dir.py,
- * cgroup.py, launcher.py, monitor.py, and sandbox.py for the steps of the program. A run has ended when this process
+ * cgroup.py, launcher.py, monitor.py, and sandbox_steps.py for the program. A run has ended when this process
  * has heard so from the monitor, which by then has put the outcome on disk and has removed the groups.
  *
  * `strace -f -c` of a job and of a run differ in

@@ -33,7 +33,7 @@ from jobworker.runtime.inotify import Inotify
 from jobworker.runtime.launcher_client import LauncherClient
 
 if TYPE_CHECKING:
-    from jobworker.api.grpc.identity import Identity
+    from jobworker.api.grpc.identity import CertificateIdentity
     from jobworker.api.held_calls import HeldCalls
     from jobworker.api.tls import ServerCertificate
     from jobworker.metrics import Metrics
@@ -178,11 +178,11 @@ def _run(config: Config, launcher: LauncherClient) -> int:
 
 async def _serve(config: Config, launcher: LauncherClient) -> int:
     # grpc reads the cipher suites when it is loaded.
-    from jobworker.api.grpc.identity import Identity  # noqa: PLC0415
+    from jobworker.api.grpc.identity import CertificateIdentity  # noqa: PLC0415
     from jobworker.api.grpc.server import GrpcServer  # noqa: PLC0415
     from jobworker.api.held_calls import HeldCalls  # noqa: PLC0415
     from jobworker.api.http.app import make_app  # noqa: PLC0415
-    from jobworker.api.http.identity import Identity as BearerIdentity  # noqa: PLC0415
+    from jobworker.api.http.identity import BearerIdentity  # noqa: PLC0415
     from jobworker.api.http.server import HttpServer  # noqa: PLC0415
     from jobworker.api.tls import ServerCertificate, TlsFiles  # noqa: PLC0415
     from jobworker.credentials import Credentials  # noqa: PLC0415
@@ -217,7 +217,7 @@ async def _serve(config: Config, launcher: LauncherClient) -> int:
         certificate = ServerCertificate(
             TlsFiles(key=config.tls.key, certificate=config.tls.certificate, ca=config.tls.ca)
         )
-        identity = Identity(database, certificate.bundle, config.tls.trust_domain, held)
+        identity = CertificateIdentity(database, certificate.bundle, config.tls.trust_domain, held)
         try:
             with ExitStack() as watches:
                 launchers = LauncherWatch(launcher, stop, service.metrics)
@@ -259,7 +259,7 @@ def _show_setting(metrics: "Metrics", config: Config, launcher: LauncherClient) 
     )
 
 
-def _reload(certificate: "ServerCertificate", identity: "Identity", held: "HeldCalls") -> None:
+def _reload(certificate: "ServerCertificate", identity: "CertificateIdentity", held: "HeldCalls") -> None:
     """Takes what the files of keys and certificates hold now."""
     certificate.reload()
     identity.believe(certificate.bundle)

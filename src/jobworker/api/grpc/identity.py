@@ -24,7 +24,7 @@ _CHAIN: Final = "x509_pem_cert_chain"
 _KNOWN_CERTIFICATES: Final = 4096  # as many are kept parsed
 
 
-class Identity:
+class CertificateIdentity:
     """Tells who calls, and ends calls of those who may not go on."""
 
     def __init__(
@@ -102,7 +102,7 @@ def _shown(context: grpc.aio.ServicerContext[Any, Any]) -> tuple[bytes, bytes]:
 class _ProvenCertificate:
     """The certificate of a call that lasts."""
 
-    def __init__(self, identity: Identity, leaf: bytes, chain: bytes) -> None:
+    def __init__(self, identity: CertificateIdentity, leaf: bytes, chain: bytes) -> None:
         self._identity = identity
         self._shown = leaf, chain
         self.expires_at = identity.user_of(leaf, chain).not_after

@@ -18,7 +18,7 @@ from jobworker.api.fault import log_fault
 from jobworker.api.grpc import convert
 from jobworker.api.grpc._generated import jobworker_pb2 as pb2
 from jobworker.api.grpc._generated import jobworker_pb2_grpc as pb2_grpc
-from jobworker.api.grpc.identity import Identity
+from jobworker.api.grpc.identity import CertificateIdentity
 from jobworker.api.page import token_of
 from jobworker.api.tls import ServerCertificate
 from jobworker.core.errors import ErrorCode, JobError
@@ -77,7 +77,12 @@ class GrpcServer:
 
     @classmethod
     async def start(
-        cls, service: Service, identity: Identity, defaults: Limits, address: str, certificate: ServerCertificate
+        cls,
+        service: Service,
+        identity: CertificateIdentity,
+        defaults: Limits,
+        address: str,
+        certificate: ServerCertificate,
     ) -> Self:
         """Serves on `address`; OSError when its port is taken.
 
@@ -132,7 +137,7 @@ def _credentials(certificate: ServerCertificate) -> grpc.ServerCredentials:
 class _Rpcs(pb2_grpc.JobWorkerServicer):
     """The RPCs of jobworker.v1, each a use case of the service between two conversions."""
 
-    def __init__(self, service: Service, identity: Identity, defaults: Limits) -> None:
+    def __init__(self, service: Service, identity: CertificateIdentity, defaults: Limits) -> None:
         self._service = service
         self._identity = identity
         self._defaults = defaults
@@ -206,7 +211,7 @@ class _Health(health.aio.HealthServicer):  # type: ignore[misc, name-defined]  #
 class _Door(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
     """Every call of every service passes here: its caller is proven before its handler, errors mapped behind it."""
 
-    def __init__(self, service: Service, identity: Identity) -> None:
+    def __init__(self, service: Service, identity: CertificateIdentity) -> None:
         self._service = service
         self._identity = identity
 

@@ -16,7 +16,7 @@ from jobworker.api.http import docs, oauth, openapi, output
 from jobworker.api.http.answers import EXAMPLE_ID, Health, Job, JobPage, JobRef, WhoAmI
 from jobworker.api.http.door import Door, caller
 from jobworker.api.http.events import EVENTS_TYPE, server_sent
-from jobworker.api.http.identity import Identity
+from jobworker.api.http.identity import BearerIdentity
 from jobworker.api.http.measures import plain
 from jobworker.api.http.presence import while_present
 from jobworker.api.http.requests import (
@@ -52,7 +52,7 @@ _DOCUMENT: Final = "/openapi.json"
 _OPEN: Final = frozenset({route.path for route in ROUTES if route.action is None} | {_DOCUMENT, docs.PATH})
 
 
-def make_app(service: Service, credentials: Credentials, identity: Identity, defaults: Limits) -> Door:
+def make_app(service: Service, credentials: Credentials, identity: BearerIdentity, defaults: Limits) -> Door:
     """The whole door as one ASGI application."""
     return Door(make_api(Endpoints(service, credentials, identity, defaults)), identity, _is_open, service.metrics)
 
@@ -110,7 +110,7 @@ def _principal() -> Principal:
 class Endpoints:
     """What the routes do."""
 
-    def __init__(self, service: Service, credentials: Credentials, identity: Identity, defaults: Limits) -> None:
+    def __init__(self, service: Service, credentials: Credentials, identity: BearerIdentity, defaults: Limits) -> None:
         self._service = service
         self._credentials = credentials
         self._identity = identity

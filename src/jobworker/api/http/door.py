@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from jobworker.api.fault import log_fault
 from jobworker.api.http.errors import Failure, failure_of, failure_of_routing, refusal_of
-from jobworker.api.http.identity import Caller, Identity
+from jobworker.api.http.identity import BearerIdentity, Caller
 from jobworker.core.errors import JobError
 from jobworker.metrics import DoorName, Metrics
 
@@ -27,7 +27,9 @@ caller: ContextVar[Caller] = ContextVar("caller")
 class Door:
     """An ASGI application around another one that is for proven callers; `is_open` tells which paths are for all."""
 
-    def __init__(self, app: ASGIApp, identity: Identity, is_open: Callable[[str], bool], metrics: Metrics) -> None:
+    def __init__(
+        self, app: ASGIApp, identity: BearerIdentity, is_open: Callable[[str], bool], metrics: Metrics
+    ) -> None:
         self._app = app
         self._identity = identity
         self._is_open = is_open

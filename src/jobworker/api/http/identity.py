@@ -23,7 +23,7 @@ class Caller:
     proof: ProvenToken
 
 
-class Identity:
+class BearerIdentity:
     """Tells who calls, and ends calls of those who may not go on."""
 
     def __init__(self, credentials: Credentials, held: HeldCalls) -> None:
