@@ -50,7 +50,7 @@ class VerifiedUser:
         return self.not_before + BACKDATED
 
     def check_time(self, now: float) -> None:
-        """Return when the certificate is valid at `now`; otherwise CertificateRefused. Cheap: once a call."""
+        """Returns when the certificate is valid at `now`; otherwise CertificateRefused. Cheap: once a call."""
         if now < self.not_before:
             raise CertificateRefused("it is not valid yet; compare the clocks of both machines")
         if now > self.not_after:
@@ -116,7 +116,7 @@ class TrustBundle:
             raise CertificateRefused("the CA bundle holds no readable certificate") from None
 
     def verify_chain(self, chain_pem: bytes, now: float) -> None:
-        """Return when the first certificate of `chain_pem` leads to this bundle at `now`; else CertificateRefused.
+        """Returns when the first certificate of `chain_pem` leads to this bundle at `now`; else CertificateRefused.
 
         Further certificates of the chain are taken as intermediates and believed in nothing else.
         """

@@ -17,7 +17,7 @@ class KeyRefused(Exception):  # noqa: N818 - it says what happened, as every ref
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write a new file of mode 0600 that never had a looser one; durable on return.
+    """Writes a new file of mode 0600 that never had a looser one; durable on return.
 
     FileExistsError when anything is at `path` already, were it a symbolic link.
     """

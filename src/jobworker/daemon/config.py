@@ -150,7 +150,7 @@ class Config:
             raise ConfigRefused(f"{path}: {error}") from None
 
     def check_account(self, account: Account) -> None:
-        """Return when the service may run as `account`; ConfigRefused when jobs could share its uid."""
+        """Returns when the service may run as `account`; ConfigRefused when jobs could share its uid."""
         if account.uid in self.jobs.uid_range:
             raise ConfigRefused(
                 f"server.user: uid {account.uid} is within jobs.uid_range; choose a user outside of it, "

@@ -134,7 +134,7 @@ def _put_in_place(draft: Path, directory: Path) -> None:
 
 
 def _fill(state: Path, server: Server, hosts: Sequence[str], trust_domain: str) -> float:
-    """Make everything in `state` but the configuration; when the admin's certificate expires."""
+    """Makes everything in `state` but the configuration; returns when the admin's certificate expires."""
     now = float(int(time.time()))  # whole seconds, as certificates hold them
     root = create_root_ca(now)
     issuing = create_issuing_ca(root, now)

@@ -84,7 +84,7 @@ _EXAMPLES: Final = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; its exit status. What an operator can mend is one line on stderr and status 1."""
+    """Runs one command and returns its exit status; what an operator can mend is one line on stderr and status 1."""
     options = _parser().parse_args(arguments)
     try:
         status: int = options.command(options)

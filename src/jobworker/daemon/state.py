@@ -24,7 +24,7 @@ def open_database(state: Path) -> Database:
 
 
 def record_operation(connection: sqlite3.Connection, action: str, target: str, at: float, detail: str = "") -> None:
-    """Note in the audit what the operator who runs this does."""
+    """Notes in the audit what the operator who runs this does."""
     operator = Account.current()
     event = audit.AuditEvent(
         time=at,

@@ -54,7 +54,7 @@ def present(state: Path, user: str | None = None) -> list[TokenRecord]:
 
 
 def revoke(state: Path, token_id: str) -> None:
-    """Refuse a token and everything that was given for it, from now on and on open connections too."""
+    """Refuses a token and everything that was given for it, from now on and on open connections too."""
 
     def take(connection: sqlite3.Connection) -> None:
         if not tokens.revoke(connection, token_id, now):
@@ -84,6 +84,6 @@ def new_token(user: str, scopes: Collection[Scope], now: float, ttl: float) -> N
 
 
 def record_token(connection: sqlite3.Connection, made: NewToken, at: float) -> None:
-    """Put a new token on record together with the audit's record of it."""
+    """Puts a new token on record together with the audit's record of it."""
     tokens.add(connection, made.record)
     record_operation(connection, "token.create", made.record.id, at, f"user {made.record.user}, {made.record.scopes}")

@@ -117,7 +117,7 @@ def renew(state: Path, name: str, *, ttl: float = USER_TTL, out: Path | None = N
 
 
 def remove(state: Path, name: str) -> None:
-    """Revoke everything that proves user `name`, from now on and on open connections too.
+    """Revokes everything that proves user `name`, from now on and on open connections too.
 
     The context in `state`/clients goes; copies of it elsewhere are worthless.
     """
@@ -135,7 +135,7 @@ def remove(state: Path, name: str) -> None:
 
 
 def deny(state: Path, kind: users.CredentialKind, value: str, reason: str) -> None:
-    """Refuse one certificate by its serial, or all of a key or user, from now on and on open connections too."""
+    """Refuses one certificate by its serial, or all of a key or user, from now on and on open connections too."""
     spelled = value if kind == "identity" else value.replace(":", "").lower()
     if kind == "serial":
         spelled = spelled.lstrip("0")  # a number, while a key's hash is text
@@ -158,13 +158,13 @@ def present(state: Path) -> list[users.User]:
 
 
 def record_user(connection: sqlite3.Connection, name: str, role: Role, at: float) -> None:
-    """Add user `name` together with the audit's record of it."""
+    """Adds user `name` together with the audit's record of it."""
     users.add(connection, name, role.value, at)
     record_operation(connection, "user.add", name, at, f"role {role.value}")
 
 
 def write_files(directory: Path, files: dict[str, bytes]) -> None:
-    """Write private files into the private directory `directory`."""
+    """Writes private files into the private directory `directory`."""
     for name, data in files.items():
         write_private(directory / name, data)
 
@@ -197,7 +197,7 @@ class Issuer:
 
     @classmethod
     def of(cls, state: Path) -> "Issuer":
-        """The one of `state`; UserRefused for whoever did not make it."""
+        """The issuer of `state`; UserRefused for anyone but the user who made it."""
         config = Config.load(state / FILE_NAME)
         authority = _own_directory(state / AUTHORITY)
         key = read_key(authority / "issuing.key", "issuing CA's key")
@@ -219,7 +219,7 @@ def _context_directory(state: Path, name: str, out: Path | None) -> Path:
 
 
 def _delete_context(clients: Path, name: str) -> None:
-    """Delete the context of `name`, where the caller is the one who keeps the contexts."""
+    """Deletes the context of `name`, if the caller is the one who keeps the contexts."""
     if not os.access(clients, os.W_OK):
         return
     # By descriptor, so that no link put at `clients` meanwhile can turn this against other directories.

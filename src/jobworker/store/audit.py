@@ -42,7 +42,7 @@ class Head:
 
 
 def append(connection: sqlite3.Connection, event: AuditEvent) -> Head:
-    """Add an event to the trail, durable together with the change that it documents."""
+    """Adds an event to the trail, durable together with the change that it documents."""
     previous = head(connection)
     sequence = _last_given(connection) + 1
     record = _canonical(asdict(event) | {"time": float(event.time), "sequence": sequence, "previous": previous.hash})

@@ -10,6 +10,6 @@ def known(connection: sqlite3.Connection) -> str:
 
 
 def replace(connection: sqlite3.Connection, boot_id: str) -> None:
-    """Put this boot on record in place of the one before."""
+    """Puts this boot on record in place of the one before."""
     connection.execute("DELETE FROM boot")
     connection.execute("INSERT INTO boot (id) VALUES (?)", (boot_id,))

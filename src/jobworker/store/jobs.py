@@ -113,7 +113,7 @@ _SPEC: Final = 1 + _COLUMNS.index("spec")
 
 
 def insert(connection: sqlite3.Connection, record: JobRecord) -> None:
-    """Put a new job on record; raises KeyTaken when its owner has used its idempotency key."""
+    """Puts a new job on record; raises KeyTaken when its owner has used its idempotency key."""
     added = connection.execute(_INSERT, _to_row(record))
     if added.rowcount == 0:
         (existing_id,) = connection.execute(
@@ -127,7 +127,7 @@ def insert(connection: sqlite3.Connection, record: JobRecord) -> None:
 
 
 def compare_and_set(connection: sqlite3.Connection, expected: State, record: JobRecord) -> bool:
-    """Replace what may change of a job, if it is still in the state `expected`; whether it was.
+    """Replaces what may change of a job, if it is still in the state `expected`; returns whether it was.
 
     Id, owner, spec, creation time and idempotency key never change.
     """
@@ -135,7 +135,7 @@ def compare_and_set(connection: sqlite3.Connection, expected: State, record: Job
 
 
 def delete(connection: sqlite3.Connection, job_id: str) -> bool:
-    """Forget a job; whether there was one."""
+    """Forgets a job; returns whether there was one."""
     return connection.execute("DELETE FROM jobs WHERE id = ?", (job_id,)).rowcount == 1
 
 

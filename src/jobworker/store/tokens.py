@@ -30,7 +30,7 @@ class TokenRecord:
 
 
 def add(connection: sqlite3.Connection, record: TokenRecord) -> None:
-    """Put a new token on record."""
+    """Puts a new token on record."""
     connection.execute(
         f"INSERT INTO tokens ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - constants
         (
@@ -61,7 +61,7 @@ def personal(connection: sqlite3.Connection, user: str | None = None) -> list[To
 
 
 def revoke(connection: sqlite3.Connection, token_id: str, at: float) -> bool:
-    """Refuse a token from now on, and with it everything that was given for it; whether it was still good."""
+    """Refuses a token from now on, and with it every token given for it; returns whether it was still good."""
     revoked = connection.execute("UPDATE tokens SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL", (at, token_id))
     return revoked.rowcount == 1
 
@@ -75,7 +75,7 @@ def count_children(connection: sqlite3.Connection, parent: str, now: float) -> i
 
 
 def forget_expired_children(connection: sqlite3.Connection, before: float) -> None:
-    """Drop the tokens with a parent that expired before then: nobody can ask about them any more."""
+    """Drops the tokens with a parent that expired before then: nobody can ask about them any more."""
     connection.execute("DELETE FROM tokens WHERE parent IS NOT NULL AND expires_at < ?", (before,))
 
 

@@ -45,7 +45,7 @@ def add(connection: sqlite3.Connection, name: str, role: str, at: float) -> User
 
 
 def remove(connection: sqlite3.Connection, name: str, at: float) -> bool:
-    """Take a user's access away; whether there was such a user. The record stays."""
+    """Takes a user's access away; returns whether there was such a user. The record stays."""
     removed = connection.execute("UPDATE users SET removed_at = ? WHERE name = ? AND removed_at IS NULL", (at, name))
     return removed.rowcount == 1
 
@@ -62,7 +62,7 @@ def everyone(connection: sqlite3.Connection) -> list[User]:
 
 
 def deny(connection: sqlite3.Connection, kind: CredentialKind, value: str, reason: str, at: float) -> None:
-    """Refuse a credential from now on; a second denial changes nothing."""
+    """Refuses a credential from now on; a second denial changes nothing."""
     connection.execute(
         "INSERT INTO denied_credentials (kind, value, reason, at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
         (kind, value, reason, at),
