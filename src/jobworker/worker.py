@@ -43,7 +43,7 @@ from jobworker.rotation import Rotation
 from jobworker.runtime import job_dir, wire
 from jobworker.runtime.inotify import Inotify
 from jobworker.runtime.launcher_client import LauncherClient
-from jobworker.runtime.output_log import BOTH, OUTPUT, Blocked, Chunk, OutputReader, Stream
+from jobworker.runtime.output_log import BOTH, Blocked, Chunk, OutputReader, Stream
 from jobworker.turnstile import Turnstile
 
 MAX_CHUNK: Final = 96 * 1024  # larger ones cost more: from 128 KiB on malloc maps and faults each one anew
@@ -168,8 +168,9 @@ class Worker:
         With `programs`, absolute paths, it is started only when it is one of these files, whatever
         its own name; PERMISSION_DENIED otherwise.
 
-        When it cannot run, the error says why and nothing of the try is left. A caller that is
-        cancelled does not cancel the start.
+        When it cannot run, the error says why and nothing of the try is left. When its monitor is
+        killed just as the program is loaded, nobody can tell whether it has run: then the job
+        returned has ended, as lost. A caller that is cancelled does not cancel the start.
         """
         job = Job(check_job_id(job_id) if job_id else new_job_id(), spec, time.time())
         if job.id in self._jobs or os.path.lexists(self._jobs_dir / job.id):
@@ -367,15 +368,19 @@ class Worker:
                     os.close(directory)
                 await job.wait_answer()
         except JobError as error:
-            await self._undo_start(job, error)
+            job.detach()
+            if error.code is ErrorCode.UNAVAILABLE:  # launcher or monitor may have died over it
+                with contextlib.suppress(JobError):
+                    await self._clean_up(job.id)
+                if job_dir.may_have_run(self._jobs_dir, job.id):
+                    self._on_finished(job, None)
+                    await job.wait_ended()
+                    return
+            self._undo_start(job, error)
             raise
 
-    async def _undo_start(self, job: Job, error: JobError) -> None:
-        """Leaves nothing of a start that failed, not even where launcher or monitor died over it."""
-        job.detach()
-        if error.code is ErrorCode.UNAVAILABLE:
-            with contextlib.suppress(JobError):
-                await self._clean_up(job.id)
+    def _undo_start(self, job: Job, error: JobError) -> None:
+        """Leaves nothing of a start that failed."""
         # What the disk does not let go of now goes when a worker next opens the directory.
         with contextlib.suppress(OSError):
             job_dir.remove(self._jobs_dir, job.id)
@@ -536,11 +541,11 @@ class Worker:
             return False
 
     async def _forget_unlaunched(self, job: Job) -> bool:
-        """Leaves nothing of a start that the server's end cut short before a monitor had made its files."""
-        if (self._jobs_dir / job.id / OUTPUT).exists():
-            return False
+        """Leaves nothing of a start that the server's end cut short before its program was loaded."""
         with contextlib.suppress(JobError):
             await self._clean_up(job.id)
+        if job_dir.may_have_run(self._jobs_dir, job.id):
+            return False
         try:
             job_dir.remove(self._jobs_dir, job.id)
         except OSError:

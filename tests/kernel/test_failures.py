@@ -26,6 +26,7 @@ from host import (
 
 from jobworker import ErrorCode, JobError, JobSpec, State, Worker
 from jobworker.core.job_id import new_job_id
+from jobworker.core.outcome import Lost
 from jobworker.runtime import job_dir, sandbox, wire
 from jobworker.runtime.host_view import HostView
 
@@ -148,10 +149,13 @@ async def test_a_job_that_lacks_any_step_is_refused_by_what_the_kernel_says(faul
     await _assert_as_before(faulty, state, before)
 
 
-async def _start_and_wait_at(worker: Worker, state: Path, position: int) -> tuple[asyncio.Task[object], str, int]:
+async def _start_and_wait_at(
+    worker: Worker, state: Path, where: int | JobSpec
+) -> tuple[asyncio.Task[object], str, int]:
     """A start that stands still before the step, its job's id, and the process that stands there."""
     job_id = new_job_id()
-    starting: asyncio.Task[object] = asyncio.create_task(worker.start(_labelled("wait_at", position), job_id=job_id))
+    spec = where if isinstance(where, JobSpec) else _labelled("wait_at", where)
+    starting: asyncio.Task[object] = asyncio.create_task(worker.start(spec, job_id=job_id))
     await eventually(lambda: bool(_standing(worker)) or starting.done())
     assert not starting.done(), starting
     return starting, job_id, _standing(worker)[0]
@@ -173,6 +177,51 @@ async def test_kill_9_at_any_step_fails_the_start_and_leaves_nothing(faulty: Wor
             await starting
         assert caught.value.code in {ErrorCode.UNAVAILABLE, ErrorCode.UNSUPPORTED}
         await _assert_as_before(faulty, state, before)
+
+
+async def _start_with_a_deaf_monitor(worker: Worker, state: Path, *, is_loaded: bool) -> tuple[str, int]:
+    """A job's id and its monitor, which gets no processor time: the program runs, or is about to be loaded."""
+    spec = replace(_labelled("wait_at", len(_steps(state)) - 1), program="/bin/sleep", args=("1000",))
+    _, job_id, child = await _start_and_wait_at(worker, state, spec)
+    monitor = monitor_of(job_id)
+    os.kill(monitor, signal.SIGSTOP)
+    if is_loaded:
+        os.kill(child, signal.SIGCONT)
+        await eventually(lambda: title(child) == "/bin/sleep")
+    assert (await worker.status(job_id)).state is State.PENDING
+    return job_id, monitor
+
+
+async def test_a_program_that_runs_when_its_monitor_is_killed_before_it_tells_is_a_lost_job(
+    faulty: Worker, state: Path
+) -> None:
+    """C3, S11: no failed start, after which the same request may be made again."""
+    job_id, monitor = await _start_with_a_deaf_monitor(faulty, state, is_loaded=True)
+    waiting = asyncio.create_task(faulty.wait(job_id))
+    await asyncio.sleep(0)
+    os.kill(monitor, signal.SIGKILL)
+    for job in (await waiting, await faulty.status(job_id)):
+        assert job.ending is not None
+        assert job.ending.outcome == Lost("its monitor was killed")
+    assert job_groups(state) == []
+
+
+@pytest.mark.parametrize("is_loaded", [False, True], ids=["about to be loaded", "running"])
+async def test_a_start_that_loses_server_and_monitor_leaves_a_job_only_if_its_program_may_have_run(
+    state: Path,
+    is_loaded: bool,  # noqa: FBT001
+) -> None:
+    """C3, S11: each is the other's control."""
+    async with a_faulty_worker(state) as worker:
+        job_id, monitor = await _start_with_a_deaf_monitor(worker, state, is_loaded=is_loaded)
+    os.kill(monitor, signal.SIGKILL)
+    async with await Worker.open(state) as second:
+        outcomes = {job.id: job.ending and job.ending.outcome for job in second.list()}
+        assert outcomes == ({job_id: Lost("its monitor was killed")} if is_loaded else {})
+        assert job_groups(state) == []
+        for job in outcomes:
+            await second.remove(job)
+        assert os.listdir(state / "jobs") == []
 
 
 async def test_kill_9_of_the_launcher_at_any_step_does_not_stop_the_start(faulty: Worker, state: Path) -> None:

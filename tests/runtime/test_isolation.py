@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parents[2] / "src"
 
 
 def read(*masked: str, read_only: tuple[str, ...] = ()) -> dict[str, str]:
-    return isolation.read(isolation.Outside.look(), masked, read_only, kept=-1)
+    return isolation.read(isolation.Outside.look(), masked, read_only, kept=())
 
 
 def test_an_ordinary_process_is_told_as_it_is() -> None:
@@ -42,7 +42,7 @@ def test_a_path_that_has_gone_is_masked_well_enough() -> None:
 def test_each_namespace_of_its_own_is_seen(option: str, name: str) -> None:
     program = (
         f"import sys; sys.path.insert(0, {str(SOURCE)!r}); from jobworker.runtime import isolation\n"
-        f"print(isolation.read(isolation.{isolation.Outside.look()!r}, (), (), -1)['namespaces'])"
+        f"print(isolation.read(isolation.{isolation.Outside.look()!r}, (), (), ())['namespaces'])"
     )
     said = subprocess.run(["unshare", option, sys.executable, "-c", program], capture_output=True, check=True).stdout
     assert said.decode().strip() == name
@@ -63,7 +63,7 @@ def test_each_namespace_of_its_own_is_seen(option: str, name: str) -> None:
 def test_what_setpriv_takes_away_is_told(confinement: list[str], name: str, value: str) -> None:
     program = (
         f"import sys; sys.path.insert(0, {str(SOURCE)!r}); from jobworker.runtime import isolation\n"
-        f"print(isolation.read(isolation.{isolation.Outside.look()!r}, (), (), -1)[{name!r}])"
+        f"print(isolation.read(isolation.{isolation.Outside.look()!r}, (), (), ())[{name!r}])"
     )
     command = ["setpriv", *confinement, "/usr/bin/python3", "-c", program]
     said = subprocess.run(command, capture_output=True, check=True, cwd="/").stdout

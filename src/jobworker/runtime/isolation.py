@@ -2,7 +2,7 @@
 
 import os
 import resource
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -59,11 +59,11 @@ def _root() -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def read(outside: Outside, masked: Iterable[str], read_only: Iterable[str], kept: int) -> dict[str, str]:
+def read(outside: Outside, masked: Iterable[str], read_only: Iterable[str], kept: Collection[int]) -> dict[str, str]:
     """What the kernel says of the calling process; takes no privilege and changes nothing.
 
-    The paths are those that must not be seen, and those that must not be written to; `kept` is a
-    descriptor that exec closes.
+    The paths are those that must not be seen, and those that must not be written to; `kept` are
+    descriptors that exec closes.
     """
     own = namespaces()
     apart = [name for name in NAMESPACES if own[name] != outside.namespaces[name]]
@@ -136,9 +136,9 @@ def _capabilities(sets: list[str]) -> str:
     return "none" if not any(int(value, 16) for value in sets) else "/".join(sets)
 
 
-def _descriptors(kept: int) -> list[int]:
+def _descriptors(kept: Collection[int]) -> list[int]:
     listed = [int(name) for name in os.listdir("/proc/self/fd")]
-    return sorted(fd for fd in listed if fd != kept and _is_open(fd))
+    return sorted(fd for fd in listed if fd not in kept and _is_open(fd))
 
 
 def _is_open(fd: int) -> bool:

@@ -1,7 +1,8 @@
 """A job's directory: everything on disk about one job, in files that the job can never reach.
 
 `spec.json` what was asked for · `output`, `output.idx` what it wrote · `control` the monitor's
-socket · `lock` held by the monitor for life · `outcome.json` how it ended, written once.
+socket · `lock` held by the monitor for life, and emptied when the program is about to be loaded ·
+`outcome.json` how it ended, written once.
 """
 
 import contextlib
@@ -111,6 +112,33 @@ def take_lock(directory: int) -> int:
         os.close(lock)
         raise
     return lock
+
+
+def note_launch(lock: int) -> None:
+    """From now on it is certain that the program has not run, until `note_exec`."""
+    os.ftruncate(lock, 1)  # a length takes no room: a full disk has it as well
+
+
+def note_exec(lock: int) -> None:
+    """From now on the program may have run, whoever dies: the next call is the one that loads it."""
+    os.ftruncate(lock, 0)
+
+
+def has_noted_exec(lock: int) -> bool:
+    """Whether the child has come to the call that loads the program."""
+    return os.fstat(lock).st_size == 0
+
+
+def may_have_run(jobs: Path, job_id: str) -> bool:
+    """Whether the job's program may have been loaded, if in doubt it may; final once nothing of the job lives.
+
+    It takes no descriptor: there may be none.
+    """
+    try:
+        os.lstat(jobs / job_id / OUTPUT)  # it is made when the launch has been noted
+        return os.lstat(jobs / job_id / LOCK).st_size == 0
+    except OSError as error:
+        return not isinstance(error, FileNotFoundError)
 
 
 def is_supervised(directory: int) -> bool:

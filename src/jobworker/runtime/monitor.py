@@ -122,7 +122,8 @@ class Monitor:
         try:
             directory = self._job.directory
             with self._as_service_user():
-                self._keep(job_dir.take_lock(directory))
+                self._lock = self._keep(job_dir.take_lock(directory))
+                job_dir.note_launch(self._lock)
                 job_dir.reserve_outcome(directory)
                 self._listener = self._keep(job_dir.listen(directory))
                 output, index = map(self._keep, job_dir.open_output(directory))
@@ -226,11 +227,14 @@ class Monitor:
         try:
             os.dup2(self._stdout_end, 1)  # 0 is /dev/null already
             os.dup2(self._stderr_end, 2)
+            # Copied out of the way first: its own number may be the other's place.
+            lock = fcntl.fcntl(self._lock, fcntl.F_DUPFD_CLOEXEC, sandbox.LOCK_FD + 1)
             if self._status_end != sandbox.STATUS_FD:
                 os.dup2(self._status_end, sandbox.STATUS_FD, inheritable=False)
+            os.dup2(lock, sandbox.LOCK_FD, inheritable=False)
             for step in self._job.steps:
                 if isinstance(step, Exec):
-                    os.write(sandbox.STATUS_FD, _AT_THE_DOOR)
+                    job_dir.note_exec(sandbox.LOCK_FD)
                 step.apply()
         except BaseException as error:  # noqa: BLE001 - the door between our code and the program's
             with contextlib.suppress(OSError):
@@ -248,7 +252,7 @@ class Monitor:
             said |= json.loads(line)
         if failure := said.get("failure"):
             raise StartError(wire.StartFailed(**failure))
-        if not ("isolation" in said and "at_the_door" in said):
+        if not ("isolation" in said and job_dir.has_noted_exec(self._lock)):
             raise StartError(
                 wire.StartFailed(
                     ErrorCode.UNSUPPORTED.value,
@@ -591,10 +595,6 @@ STOPPED_EARLY: Final = "job not running: it was stopped before its program ran, 
 
 def _do_nothing(*_: object) -> None:
     """A handler, so that SIGCHLD interrupts the poll; what is to be done is done there."""
-
-
-#: The child's last line before exec; without it the child was killed on the way.
-_AT_THE_DOOR: Final = b'{"at_the_door": true}\n'
 
 
 def _explain(step: Step | None, error: BaseException) -> dict[str, str | None]:

@@ -54,8 +54,10 @@ from jobworker.runtime.sandbox_steps import (
 
 #: Where a bare program name is looked up, and the job's own PATH.
 SEARCH_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-#: Where the child that goes through the steps says how it gets on; exec closes it.
+#: Where the child that goes through the steps says how it gets on, and where it notes that it comes to the last one;
+#: exec closes both.
 STATUS_FD: Final = 3
+LOCK_FD: Final = 4
 DEFAULT_WORKDIR: Final = "/tmp/work"  # noqa: S108 - inside the job's private /tmp
 
 _UMASK: Final = 0o022
@@ -111,7 +113,7 @@ def plan(spec: JobSpec, host: HostView, job: Confinement) -> list[Step]:
         DropCapabilities(),
         ForbidNewPrivileges(),
         *([RestrictWriting(host.landlock)] if host.landlock else []),
-        CloseDescriptors(STATUS_FD),
+        CloseDescriptors(LOCK_FD),
         FilterSystemCalls(seccomp.PROGRAM),
         EnterWorkdir(spec.workdir or DEFAULT_WORKDIR),
         ReadBack(
@@ -120,6 +122,7 @@ def plan(spec: JobSpec, host: HostView, job: Confinement) -> list[Step]:
             masked=tuple(mask.path for mask in (*other_masks, *proc_masks)),
             read_only=("/", "/dev", *host.proc_read_only),
             report=STATUS_FD,
+            kept=(STATUS_FD, LOCK_FD),
         ),
         Exec(
             _candidates(spec.program),

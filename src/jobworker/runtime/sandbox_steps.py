@@ -328,13 +328,12 @@ class RestrictWriting:
 
 @dataclass(frozen=True, slots=True)
 class CloseDescriptors:
-    """Only 0, 1, 2 and `kept` stay open; `kept` closes itself at exec."""
+    """Only those up to `last` stay open; those above 2 close themselves at exec."""
 
-    kept: int
+    last: int
 
     def apply(self) -> None:
-        os.closerange(3, self.kept)
-        os.closerange(self.kept + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+        os.closerange(self.last + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,9 +375,10 @@ class ReadBack:
     masked: tuple[str, ...]
     read_only: tuple[str, ...]
     report: int
+    kept: tuple[int, ...]
 
     def apply(self) -> None:
-        found = isolation.read(self.outside, self.masked, self.read_only, self.report)
+        found = isolation.read(self.outside, self.masked, self.read_only, self.kept)
         for name, value in self.expected.items():
             if found[name] != value:
                 raise NotAsPlannedError(name, found[name])
