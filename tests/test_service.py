@@ -238,14 +238,17 @@ async def test_a_job_is_on_record_from_start_to_end(service: Service, database: 
     assert (await service.status(ALICE, view.record.id)) == ended
 
 
-async def test_a_start_that_fails_leaves_no_record_and_no_directory_but_its_audit_record(
+async def test_a_start_that_fails_leaves_no_record_and_no_directory_but_its_intent_and_failure_in_the_audit(
     service: Service, database: Database, state: Path
 ) -> None:
     """S7, U1."""
     assert await refused(service.start(ALICE, JobSpec(program="/no/such"), "key")) is ErrorCode.PROGRAM_NOT_FOUND
     assert (await service.list(ROOT, ALL, None, 10))[0] == []
     assert list((state / "jobs").iterdir()) == []
-    assert [(who, what, decision) for who, what, _, decision in trail(database)] == [("alice", "job.start", "allowed")]
+    (_, _, target, _), failed = trail(database)
+    assert trail(database)[0] == ("alice", "job.start", target, "allowed")
+    assert failed == ("alice", "job.start", target, "failed")
+    assert json.loads(database.read(lambda rows: list(audit.export(rows)))[-1])["detail"] == "program_not_found"
     job = await start(service, key="key")
     assert job.record.state is State.RUNNING, "the key of a failed start is free again"
 
@@ -341,6 +344,25 @@ async def test_removing_takes_record_and_directory_and_keeps_the_trail(
         ("job.stop", "allowed"),
         ("job.remove", "allowed"),
     ]
+
+
+async def test_a_removal_that_fails_is_on_record_as_failed_and_can_be_repeated(
+    service: Service, database: Database, state: Path
+) -> None:
+    """U1: intent before, outcome after. The control: the one that works has no other record than its intent."""
+    job = (await start(service, spec=TRUE)).record.id
+    await service.wait(ALICE, job, None)
+    stranger = state / "jobs" / job / "put here by somebody"
+    stranger.touch()
+    with pytest.raises(OSError, match="not empty"):
+        await service.remove(ALICE, job, force=False)
+    assert recorded(database, job) is not None
+    stranger.unlink()
+    await service.remove(ALICE, job, force=False)
+    assert trail(database)[1:] == [
+        ("alice", "job.remove", job, decision) for decision in ("allowed", "failed", "allowed")
+    ]
+    assert database.read(audit.verify) is None
 
 
 async def test_removing_by_force_races_with_the_natural_end(service: Service, database: Database) -> None:

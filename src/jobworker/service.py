@@ -219,23 +219,24 @@ class Service:
             status = await self._worker.start(record.spec, job_id=record.id, by=principal.name, programs=programs)
         except JobError as error:
             del self._live[record.id]
-            await self._forget(record.id)
-            if error.code is ErrorCode.PERMISSION_DENIED:  # only who opened the file could tell
-                await self._audit(principal, Action.JOB_START, record.id, "denied", _describe_program(record.spec))
+            await self._forget(principal, record, error)
             raise
         if record.id in self._live and not isinstance(status.phase, Ended):
             self._update(status)
 
-    async def _forget(self, job_id: str) -> None:
-        """Takes a failed start's record back, later if the disk is full: why it failed is what the caller hears."""
+    async def _forget(self, principal: Principal, record: JobRecord, error: JobError) -> None:
+        """Takes a failed start's record back, and leaves that it failed to the audit; later if the disk is full."""
+        if error.code is ErrorCode.PERMISSION_DENIED:  # only who opened the file could tell
+            decision, detail = "denied", _describe_program(record.spec)
+        else:
+            decision, detail = "failed", error.code.value
+        event = self._event(principal, Action.JOB_START, record.id, decision, detail)
 
-        def delete(connection: sqlite3.Connection) -> None:
-            jobs.delete(connection, job_id)
+        def undo(connection: sqlite3.Connection) -> None:
+            jobs.delete(connection, record.id)
+            audit.append(connection, event)
 
-        try:
-            await self._database.write(delete)
-        except JobError:
-            self._write_later(f"the record of job {job_id}, whose start failed", delete)
+        await self._write_later(f"the failed start of job {record.id}", undo).wait()
 
     def _describe_start(self, record: JobRecord) -> str:
         """What the audit says of a start: what runs, and with less isolation than it should have, if so."""
@@ -305,7 +306,8 @@ class Service:
         except JobError as error:
             # The power to stop a job must survive a full disk; the trail of it goes to the log.
             _log.error("audit of a stop could not be written (%s): %s", error.message, event)
-        await self._worker.stop(record.id, by=principal.name, grace=grace, signal_number=signal)
+        async with self._failure_on_record(principal, Action.JOB_STOP, record.id):
+            await self._worker.stop(record.id, by=principal.name, grace=grace, signal_number=signal)
 
     async def signal(self, principal: Principal, job_id: str, number: int) -> None:
         """Sends a signal to the job's main process; JOB_NOT_RUNNING after its end."""
@@ -316,7 +318,8 @@ class Service:
         # A program that is still being loaded has to be waited for.
         with self.counted(principal) if isinstance(record.phase, Pending) else contextlib.nullcontext():
             await self._audit(principal, Action.JOB_SIGNAL, job_id, "allowed", f"signal {number}")
-            await self._worker.signal(job_id, number)
+            async with self._failure_on_record(principal, Action.JOB_SIGNAL, job_id):
+                await self._worker.signal(job_id, number)
 
     async def remove(self, principal: Principal, job_id: str, *, force: bool) -> None:
         """Deletes an ended job with its output and its record; JOB_RUNNING unless `force` ends it first."""
@@ -325,6 +328,10 @@ class Service:
         if is_running and not force:
             raise JobError(ErrorCode.JOB_RUNNING, "job running: stop it first, or remove it with force")
         await self._audit(principal, Action.JOB_REMOVE, job_id, "allowed", "stopped first" if is_running else "")
+        async with self._failure_on_record(principal, Action.JOB_REMOVE, job_id):
+            await self._remove(principal, job_id, is_running=is_running)
+
+    async def _remove(self, principal: Principal, job_id: str, *, is_running: bool) -> None:
         if is_running:
             try:
                 await self._worker.stop(job_id, by=principal.name)
@@ -482,6 +489,19 @@ class Service:
         event = self._event(principal, action, target, decision, detail)
         await self._database.write(lambda connection: audit.append(connection, event))
 
+    @contextlib.asynccontextmanager
+    async def _failure_on_record(self, principal: Principal, action: Action, target: str) -> AsyncIterator[None]:
+        """What fails inside is on record behind its intent, later if the disk is full: the caller hears why."""
+        try:
+            yield
+        except (JobError, OSError) as error:
+            code = error.code if isinstance(error, JobError) else ErrorCode.INTERNAL
+            event = self._event(principal, action, target, "failed", code.value)
+            await self._write_later(
+                f"the audit of a failed {action.value}", lambda connection: audit.append(connection, event)
+            ).wait()
+            raise
+
     def _get(self, job_id: str) -> JobRecord:
         """The job's record, as of now; JOB_NOT_FOUND."""
         record = self._live.get(job_id) or self._database.read(lambda connection: jobs.get(connection, job_id))
@@ -542,9 +562,9 @@ class Service:
         else:
             self._write_later(f"the record of job {record.id}", catch_up)
 
-    def _write_later(self, name: str, change: Callable[[sqlite3.Connection], object]) -> None:
-        """Makes the change durable behind the call that asked for it, however long the disk is full."""
-        self._chores.begin(name, lambda: self._database.write(change))
+    def _write_later(self, name: str, change: Callable[[sqlite3.Connection], object]) -> asyncio.Event:
+        """Makes the change durable, however long the disk is full; the event is set when it was tried once."""
+        return self._chores.begin(name, lambda: self._database.write(change))
 
     # Recovering.
 

@@ -18,7 +18,7 @@ _NO_HASH: Final = "0" * 64  # what the first record holds as its predecessor's
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditEvent:
-    """One decision: who asked for what, from where, and what was decided.
+    """One decision: who asked for what, from where, and what was decided; or that what was allowed has failed.
 
     `time` in seconds since the epoch; `credential` names a certificate or token, never a secret.
     """
