@@ -1,9 +1,10 @@
 """Control groups: which trees a host has, what a limit becomes in each, and refusals that name the remedy."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from host import needs_root
@@ -417,3 +418,58 @@ def test_a_value_that_the_kernel_refuses_is_named() -> None:
     finally:
         group.remove()
         host.remove_parent()
+
+
+@pytest.fixture
+def places() -> Iterator[tuple[CgroupHost, list[Path]]]:
+    """This host, and where its parent groups are."""
+    name = f"jobworker-test-{os.getpid()}"
+    host = CgroupHost.discover(name)
+    yield host, [Path(hierarchy.path, name) for hierarchy in host.hierarchies]
+    host.remove_parent()
+
+
+@needs_root
+def test_a_parent_group_that_an_earlier_launcher_removes_meanwhile_is_made_again(
+    places: tuple[CgroupHost, list[Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S10: in the very moment between being found there and being used."""
+    host, groups = places
+    host.prepare()
+    mkdir = os.mkdir
+    removed = []
+
+    def mkdir_too_early(path: str, mode: int) -> None:
+        try:
+            mkdir(path, mode)
+        except FileExistsError:
+            os.rmdir(path)
+            removed.append(Path(path))
+            raise
+
+    monkeypatch.setattr(os, "mkdir", mkdir_too_early)
+    host.prepare()
+    assert removed == groups != []
+    assert [Path(hierarchy.path) for hierarchy in host.hierarchies] == [group.parent for group in groups]
+    assert all(group.is_dir() for group in groups)
+
+
+@needs_root
+def test_without_parent_groups_there_are_no_names(
+    places: tuple[CgroupHost, list[Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S10: also when they go after one has looked."""
+    host, groups = places
+    host.prepare()
+    host.group("a-job").create()
+    assert host.names() == {"a-job"}, "the control"
+    scandir = os.scandir
+
+    def scandir_too_late(path: str) -> Any:
+        for place in (Path(path, "a-job"), Path(path)):
+            place.rmdir()
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scandir_too_late)
+    assert host.names() == set()
+    assert not any(group.exists() for group in groups)

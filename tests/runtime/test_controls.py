@@ -1,12 +1,13 @@
 """One list of controls: what is missing refuses jobs by name, or is shown; nothing in between."""
 
 import os
+import signal
 
 import pytest
 from host import eventually
 
 from jobworker import ErrorCode, JobError
-from jobworker.runtime import linux
+from jobworker.runtime import controls, linux
 from jobworker.runtime.controls import (
     CONTROLS,
     DECISIVE,
@@ -89,6 +90,18 @@ def test_a_try_that_fails_or_dies_is_a_control_that_does_not_work(attempt, reaso
     [finding] = try_all([Control("it", Need.ALL, "something", "somehow", attempt)])
     assert (finding.works, finding.reason) == (not reason, reason)
     capfd.readouterr()
+
+
+def test_a_try_that_hangs_is_a_control_that_does_not_work(monkeypatch):
+    """With all that it has started; the control is that it hangs."""
+    monkeypatch.setattr(controls, "TRY_SECONDS", 0.2)
+
+    def hang():
+        os.fork()
+        signal.pause()
+
+    [finding] = try_all([Control("it", Need.ALL, "something", "somehow", hang)])
+    assert finding.reason == "the try did not end by itself"
 
 
 def test_a_host_that_has_everything_isolates_in_full():

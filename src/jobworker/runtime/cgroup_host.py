@@ -38,11 +38,20 @@ class CgroupHost:
 
     def _prepare(self, hierarchy: Hierarchy) -> bool:
         """Whether we may have groups in the tree."""
+        try:
+            return self._take(hierarchy)
+        except FileNotFoundError:
+            # The launcher of an earlier server has removed the group on its way out.
+            return self._take(hierarchy)
+
+    def _take(self, hierarchy: Hierarchy) -> bool:
+        """As `_prepare`; FileNotFoundError when the group goes meanwhile."""
         path = f"{hierarchy.path}/{self._parent}"
         try:
             os.mkdir(path, 0o755)
         except FileExistsError:
             if not os.access(path, os.W_OK):
+                os.stat(path)
                 return False
         except OSError as error:
             if error.errno not in {errno.EACCES, errno.EPERM, errno.EROFS}:
@@ -68,13 +77,12 @@ class CgroupHost:
 
     def names(self) -> set[str]:
         """The names of all jobs that have a group in some tree."""
-        return {
-            entry.name
-            for hierarchy in self.hierarchies
-            if os.path.isdir(f"{hierarchy.path}/{self._parent}")
-            for entry in os.scandir(f"{hierarchy.path}/{self._parent}")
-            if entry.is_dir()
-        }
+        found: set[str] = set()
+        for hierarchy in self.hierarchies:
+            # The launcher of an earlier server may remove the parent group at any moment, when it is empty.
+            with contextlib.suppress(FileNotFoundError):
+                found.update(entry.name for entry in os.scandir(f"{hierarchy.path}/{self._parent}") if entry.is_dir())
+        return found
 
 
 def _hand_down(path: str, controllers: Sequence[str]) -> None:

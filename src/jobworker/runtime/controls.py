@@ -5,6 +5,8 @@ says so: then the sandbox is planned without them, and every job shows it.
 """
 
 import os
+import select
+import signal
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -14,6 +16,9 @@ from jobworker.core.errors import ErrorCode, JobError
 from jobworker.core.spec import Limits, MiB
 from jobworker.runtime import linux, trial, unprivileged
 from jobworker.runtime.sandbox_steps import FilterSystemCalls, NewNamespaces, RaiseLoopback, ReadBack, SetHostname, Step
+
+#: How long a try may take; what hangs for longer does not work.
+TRY_SECONDS: Final = 30.0
 
 #: What takes a step's place in a sandbox without the control.
 Replacement = Callable[[Step], Iterable[Step]]
@@ -119,6 +124,7 @@ def _try(control: Control) -> str:
     readable, writable = os.pipe()
     child = os.fork()
     if child == 0:
+        os.setpgid(0, 0)
         status = 1
         try:
             control.attempt()
@@ -131,6 +137,10 @@ def _try(control: Control) -> str:
             os._exit(status)
     os.close(writable)
     with os.fdopen(readable, "rb") as pipe:
+        poll = select.poll()
+        poll.register(pipe, select.POLLIN)
+        if not poll.poll(TRY_SECONDS * 1000):  # a file system that does not answer, say
+            os.killpg(child, signal.SIGKILL)
         reason = pipe.read().decode()
     _, status = os.waitpid(child, 0)
     return reason or ("the try did not end by itself" if status else "")

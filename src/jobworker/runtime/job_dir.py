@@ -198,7 +198,12 @@ def reserve_outcome(directory: int) -> None:
 
 
 def write_outcome(directory: int, document: dict[str, Any]) -> None:
-    """The outcome is on stable storage on return, whole or not at all."""
+    """The outcome is there on return, whole or not at all, and its content on stable storage.
+
+    Its name is there with the disk's next commit. Until then a power cut may cost it, as it may cost a
+    young job its directory: who promises more than that keeps a record, as the server does in its database
+    before anybody sees the end.
+    """
     content = json.dumps(document).encode()
     with open(os.open(_NEW_OUTCOME, _WRITE, dir_fd=directory), "wb", buffering=0) as file:
         file.write(content)
