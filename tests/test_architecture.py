@@ -60,7 +60,7 @@ def test_an_import_that_points_up_is_found(tmp_path: Path) -> None:
 
 
 def test_what_runs_jobs_needs_the_standard_library_only() -> None:
-    modules = modules_of("core", "runtime", "worker", "recovery", "rotation", "turnstile")
+    modules = modules_of("core", "runtime", "worker", "recovery", "endings", "lost", "chores", "rotation", "turnstile")
     assert "jobworker.core.spec" in modules
     assert "jobworker.runtime.launcher" in modules
     loaded_by(modules)

@@ -25,8 +25,9 @@ from jobworker import JobSpec, State, Worker
 from jobworker.core.errors import ErrorCode, JobError
 from jobworker.core.job_id import new_job_id
 from jobworker.core.outcome import Ending, Exited, Lost, Outcome, Stopped
+from jobworker.endings import Endings
 from jobworker.job import JobStatus
-from jobworker.recovery import why_lost
+from jobworker.lost import why_lost
 from jobworker.runtime import job_dir, wire
 from jobworker.runtime.cgroup_host import CgroupHost
 from jobworker.runtime.launcher_client import LauncherClient
@@ -253,15 +254,15 @@ async def test_a_launcher_that_outlives_its_server_launches_nothing_behind_the_n
     job_id, directory = ordered(state)
     earlier = await asyncio.to_thread(LauncherClient.start, bootstrap(state))
     answers: list[wire.Message | None] = []
-    clean_up = Worker._clean_up
+    clean_up = Endings.clean_up
 
-    async def clean_up_too_early(worker: Worker, cleaned: str) -> None:
-        await clean_up(worker, cleaned)
+    async def clean_up_too_early(endings: Endings, cleaned: str) -> None:
+        await clean_up(endings, cleaned)
         with earlier.launch(job_id, directory) as channel:
             channel.setblocking(True)
             answers.append(await asyncio.to_thread(lambda: wire.receive(channel)[0]))
 
-    monkeypatch.setattr(Worker, "_clean_up", clean_up_too_early)
+    monkeypatch.setattr(Endings, "clean_up", clean_up_too_early)
     async with successor(state) as second:
         monkeypatch.undo()
         [answer] = answers

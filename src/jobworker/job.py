@@ -157,7 +157,7 @@ class Job:
 
     # Talking to the monitor.
 
-    def attach(self, channel: socket.socket, on_finished: "Callable[[Job, Ending | None], None]") -> None:
+    def attach(self, channel: socket.socket, on_finished: "Callable[[Job, Ending | None], object]") -> None:
         """Listens to launcher and monitor on `channel`; `on_finished` gets their last word, or None."""
         self._channel = channel
         self._on_finished = on_finished

@@ -28,8 +28,8 @@ from jobworker.core.spec import JobSpec, Network
 from jobworker.events import JobEvent, JobEvents
 from jobworker.job import JobStatus
 from jobworker.live_jobs import LiveJobs
+from jobworker.lost import DAMAGED, NEVER_STARTED, why_lost
 from jobworker.metrics import Figures, Metrics
-from jobworker.recovery import DAMAGED, NEVER_STARTED, why_lost
 from jobworker.runtime.controls import describe_isolation
 from jobworker.runtime.launcher_client import LauncherClient
 from jobworker.runtime.output_log import BOTH, Chunk, Stream

@@ -15,9 +15,8 @@ import errno
 import fcntl
 import os
 import signal
-import socket
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -25,20 +24,19 @@ from typing import Final, Self
 
 from jobworker.chores import Chores
 from jobworker.core.errors import ErrorCode, JobError, invalid
-from jobworker.core.job_id import check_job_id, is_job_id, new_job_id
+from jobworker.core.job_id import check_job_id, new_job_id
 from jobworker.core.lifecycle import (
     Ended,
-    Finished,
     Pending,
     Running,
     Stopping,
-    advance,
 )
-from jobworker.core.outcome import Ending, Lost, OutputTotals
+from jobworker.core.outcome import Ending
 from jobworker.core.requests import check_grace, check_place, check_signal
 from jobworker.core.spec import JobSpec
+from jobworker.endings import DAMAGE, Endings, OnEnd
 from jobworker.job import Job, JobStatus
-from jobworker.recovery import DAMAGED, why_lost
+from jobworker.recovery import Recovery
 from jobworker.rotation import Rotation
 from jobworker.runtime import job_dir, wire
 from jobworker.runtime.inotify import Inotify
@@ -51,19 +49,10 @@ _STARTS_AT_ONCE: Final = 64  # what the launcher's queue holds with room to spar
 _STARTS_OF_ONE: Final = 4  # enough to keep two cores busy
 _CHUNKS_AT_ONCE: Final = 8  # a millisecond or so of encryption, then everybody else's turn comes
 _TAILS_AT_ONCE: Final = 2  # the other threads are for those who read on
-_ADOPTION_TIMEOUT: Final = 1.0
 _MAX_NAME: Final = 255
-_MONITOR_GONE: Final = (ConnectionRefusedError, FileNotFoundError)
-_ENDED_FILES: Final = (job_dir.SPEC, job_dir.OUTCOME)
-#: What reading a job's files raises when a crash, or another release, has left them otherwise than we write them.
-_DAMAGE: Final = (ValueError, KeyError, TypeError, JobError)
 #: What the kernel says of files that are there and lost: of the disk, the file system, or no regular ones.
 _UNREADABLE: Final = {errno.EIO, errno.EUCLEAN, errno.EISDIR, errno.EPERM}
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
-
-
-#: Called when a job has ended, and awaited before anyone sees the end.
-OnEnd = Callable[[JobStatus], Awaitable[None]]
 
 
 def bootstrap(  # noqa: PLR0913 - one parameter a fact
@@ -104,7 +93,6 @@ class Worker:
         self._guard = guard
         self._launcher = launcher
         self._inotify = inotify
-        self._on_end = on_end
         self._jobs: dict[str, Job] = {}
         self._starts = Rotation(_STARTS_AT_ONCE, alone=_STARTS_OF_ONE)
         self._tails = asyncio.Semaphore(_TAILS_AT_ONCE)
@@ -112,6 +100,7 @@ class Worker:
         self._launching: set[asyncio.Task[None]] = set()
         self._chores = Chores()
         self.boot_id = _BOOT_ID.read_text(encoding="ascii").strip()
+        self._endings = Endings(self._jobs_dir, self._jobs, launcher, self._chores, boot_id=self.boot_id, on_end=on_end)
 
     @classmethod
     async def open(
@@ -133,7 +122,7 @@ class Worker:
             inotify = Inotify.open()
             on_failure.callback(inotify.close)
             worker = cls(state, guard, launcher, inotify, on_end)
-            await worker._recover()
+            await Recovery(worker._jobs_dir, worker._jobs, worker._endings, worker._chores).run(launcher.empty_groups)
             on_failure.pop_all()
         return worker
 
@@ -318,16 +307,11 @@ class Worker:
                 watch.close()
 
     def _open_output(self, job: Job, offset: int, streams: frozenset[Stream]) -> OutputReader:
-        try:
-            directory = job_dir.open_directory(self._jobs_dir, job.id)
-        except FileNotFoundError:
-            raise _not_found() from None
-        try:
-            return OutputReader(directory, offset, streams)
-        except FileNotFoundError:
-            raise JobError(ErrorCode.UNAVAILABLE, "the job has no output: it was lost before it ran") from None
-        finally:
-            os.close(directory)
+        with self._directory(job.id) as directory:
+            try:
+                return OutputReader(directory, offset, streams)
+            except FileNotFoundError:
+                raise JobError(ErrorCode.UNAVAILABLE, "the job has no output: it was lost before it ran") from None
 
     # Inside.
 
@@ -336,20 +320,22 @@ class Worker:
         job = self._jobs.get(check_job_id(job_id))
         if job is not None:
             return job
+        with self._directory(job_id) as directory:
+            try:
+                return _load_ended(job_id, directory)
+            except (*DAMAGE, OSError) as error:
+                if isinstance(error, OSError) and error.errno not in _UNREADABLE:
+                    raise
+                raise JobError(ErrorCode.INTERNAL, "the job's files are damaged; it can only be removed") from error
+
+    @contextlib.contextmanager
+    def _directory(self, job_id: str) -> Iterator[int]:
+        """The job's directory; JOB_NOT_FOUND when there is none, or not what is looked for in it."""
         try:
-            directory = job_dir.open_directory(self._jobs_dir, job_id)
+            with job_dir.opened(self._jobs_dir, job_id) as directory:
+                yield directory
         except FileNotFoundError:
             raise _not_found() from None
-        try:
-            return _load_ended(job_id, directory)
-        except FileNotFoundError:
-            raise _not_found() from None
-        except (*_DAMAGE, OSError) as error:
-            if isinstance(error, OSError) and error.errno not in _UNREADABLE:
-                raise
-            raise JobError(ErrorCode.INTERNAL, "the job's files are damaged; it can only be removed") from error
-        finally:
-            os.close(directory)
 
     async def _start(self, job: Job, by: str, programs: tuple[str, ...] | None) -> None:
         try:
@@ -363,7 +349,7 @@ class Worker:
                         ErrorCode.UNAVAILABLE, f"the server cannot make the job's files: {reason}"
                     ) from error
                 try:
-                    job.attach(self._launcher.launch(job.id, directory), self._on_finished)
+                    job.attach(self._launcher.launch(job.id, directory), self._endings.begin)
                 finally:
                     os.close(directory)
                 await job.wait_answer()
@@ -371,9 +357,9 @@ class Worker:
             job.detach()
             if error.code is ErrorCode.UNAVAILABLE:  # launcher or monitor may have died over it
                 with contextlib.suppress(JobError):
-                    await self._clean_up(job.id)
+                    await self._endings.clean_up(job.id)
                 if job_dir.may_have_run(self._jobs_dir, job.id):
-                    self._on_finished(job, None)
+                    self._endings.begin(job, None)
                     await job.wait_ended()
                     return
             self._undo_start(job, error)
@@ -386,195 +372,6 @@ class Worker:
             job_dir.remove(self._jobs_dir, job.id)
         self._jobs.pop(job.id, None)
         job.fail(error)
-
-    async def _clean_up(self, job_id: str) -> None:
-        """Has the launcher end and remove what a dead monitor left."""
-        cleaner = _Channel(self._launcher.clean_up(job_id))
-        try:
-            answer = await cleaner.next()
-        finally:
-            cleaner.close()
-        if isinstance(answer, wire.StartFailed):
-            raise answer.error()
-        if not isinstance(answer, wire.Cleaned):
-            raise JobError(ErrorCode.UNAVAILABLE, "the launcher died before it had cleaned up; try again")
-
-    def _on_finished(self, job: Job, ending: Ending | None) -> None:
-        """The monitor has spoken its last word, or has died without one."""
-        self._chores.begin(f"the end of job {job.id}", lambda: self._conclude(job, ending))
-
-    async def _conclude(self, job: Job, ending: Ending | None) -> None:
-        """Puts the job's end on record, and then lets everyone see it."""
-        job.detach()
-        final, _ = advance(job.phase, Finished(ending or await self._ending_without_monitor(job)))
-        if self._on_end is not None:
-            await self._on_end(job.status(final))
-        job.conclude(final)
-        # From now on its directory tells everything about it.
-        self._jobs.pop(job.id, None)
-
-    async def _ending_without_monitor(self, job: Job) -> Ending:
-        """How a job ended whose monitor does not tell: what it has recorded, or that nobody knows."""
-        with contextlib.suppress(JobError):
-            await self._clean_up(job.id)
-        try:
-            directory = job_dir.open_directory(self._jobs_dir, job.id)
-        except FileNotFoundError:
-            return Ending(outcome=Lost("its directory was deleted"), ended_at=time.time())
-        try:
-            recorded = job_dir.read_outcome(directory)
-            return Ending.from_document(recorded) if recorded else await self._record_lost(job, directory)
-        except _DAMAGE:
-            return Ending(outcome=DAMAGED, ended_at=time.time())
-        finally:
-            os.close(directory)
-
-    async def _record_lost(self, job: Job, directory: int) -> Ending:
-        ending = Ending(
-            outcome=why_lost(has_directory=True, is_same_boot=job.boot_id in {"", self.boot_id}),
-            started_at=job.phase.started_at if isinstance(job.phase, (Running, Stopping)) else None,
-            ended_at=time.time(),
-            output=await asyncio.to_thread(_totals, directory),
-        )
-        await asyncio.to_thread(_record_ending, directory, job, ending)
-        return ending
-
-    async def _recover(self) -> None:
-        """Takes over what an earlier worker left."""
-        for entry in os.scandir(self._jobs_dir):
-            # One with an end and without a spec is what a removal left that was cut short.
-            if is_job_id(entry.name) and not all(Path(entry.path, name).exists() for name in _ENDED_FILES):
-                await self._recover_one(entry.name)
-        # Monitors that do not answer, as when their disk hangs, keep no other job waiting.
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_ADOPTION_TIMEOUT):
-                await asyncio.gather(*(job.wait_answer() for job in self._jobs.values()), return_exceptions=True)
-        for job_id in self._launcher.empty_groups:
-            await self._clean_up_after_end(job_id)
-
-    async def _clean_up_after_end(self, job_id: str) -> None:
-        """Removes the groups that a monitor left which was killed when its job's end was on record already."""
-        if job_id not in self._jobs and not self._is_supervised(job_id):
-            with contextlib.suppress(JobError):
-                await self._clean_up(job_id)
-
-    async def _recover_one(self, job_id: str) -> None:
-        directory = job_dir.open_directory(self._jobs_dir, job_id)
-        try:
-            try:
-                request = job_dir.read_request(directory)
-            except FileNotFoundError:
-                # The server died while it made the directory, or while it removed it.
-                job_dir.remove(self._jobs_dir, job_id)
-                return
-            except (*_DAMAGE, OSError):
-                # What was launched stays for its owner to look at and to remove, and ends: nobody could stop it.
-                with contextlib.suppress(JobError, OSError):
-                    if (self._jobs_dir / job_id / job_dir.LOCK).exists():
-                        await self._clean_up(job_id)
-                    else:
-                        job_dir.remove(self._jobs_dir, job_id)
-                return
-            job = Job(job_id, request.spec, request.created_at, request.boot_id)
-            self._jobs[job_id] = job
-        finally:
-            os.close(directory)
-        try:
-            self._adopt(job)
-        except _MONITOR_GONE:
-            await self._settle_unsupervised(job)
-        except OSError:
-            self._adopt_later(job)
-
-    def _adopt(self, job: Job) -> None:
-        """Connects to the job's monitor; OSError of _MONITOR_GONE when there is none, any other when it is too busy."""
-        directory = job_dir.open_directory(self._jobs_dir, job.id)
-        try:
-            channel = job_dir.connect(directory)
-        finally:
-            os.close(directory)
-        job.attach(channel, self._on_finished)
-
-    def _adopt_later(self, job: Job) -> None:
-        """Goes on trying to reach a monitor that lives and does not accept, or is only coming up."""
-
-        async def adopt() -> None:
-            try:
-                self._adopt(job)
-            except _MONITOR_GONE:
-                if self._is_supervised(job.id):
-                    raise
-                await self._conclude(job, None)
-
-        self._chores.begin(f"the adoption of job {job.id}", adopt)
-
-    async def _settle_unsupervised(self, job: Job) -> None:
-        """Says what became of a job without a monitor, and sees to it that it gets none meanwhile.
-
-        The launcher of the earlier server may be at work still on what it was told.
-        """
-        try:
-            directory = job_dir.open_directory(self._jobs_dir, job.id)
-            try:
-                lock = job_dir.take_lock(directory)
-            finally:
-                os.close(directory)
-        except OSError:
-            self._adopt_later(job)
-            return
-        try:
-            if not await self._forget_unlaunched(job):
-                concluding = self._chores.begin(f"the end of job {job.id}", lambda: self._conclude(job, None))
-                await concluding.wait()
-        finally:
-            os.close(lock)
-
-    def _is_supervised(self, job_id: str) -> bool:
-        """Whether somebody is seen to hold the lock of the job's monitor."""
-        try:
-            directory = job_dir.open_directory(self._jobs_dir, job_id)
-            try:
-                return job_dir.is_supervised(directory)
-            finally:
-                os.close(directory)
-        except OSError:
-            return False
-
-    async def _forget_unlaunched(self, job: Job) -> bool:
-        """Leaves nothing of a start that the server's end cut short before its program was loaded."""
-        with contextlib.suppress(JobError):
-            await self._clean_up(job.id)
-        if job_dir.may_have_run(self._jobs_dir, job.id):
-            return False
-        try:
-            job_dir.remove(self._jobs_dir, job.id)
-        except OSError:
-            return False  # it is being launched just now, by the launcher of the earlier server
-        del self._jobs[job.id]
-        return True
-
-
-class _Channel:
-    """A packet socket to launcher or monitor on the event loop."""
-
-    def __init__(self, channel: socket.socket) -> None:
-        self._socket = channel
-        self._loop = asyncio.get_running_loop()
-
-    async def next(self) -> wire.Message | None:
-        """The next message; None at the end."""
-        readable = asyncio.Event()
-        self._loop.add_reader(self._socket, readable.set)
-        try:
-            await readable.wait()
-            return wire.receive(self._socket)[0]
-        except OSError:
-            return None
-        finally:
-            self._loop.remove_reader(self._socket)
-
-    def close(self) -> None:
-        self._socket.close()
 
 
 def _claim(state: Path) -> int:
@@ -606,24 +403,6 @@ async def _read(reader: OutputReader, max_chunk: int) -> Chunk | None:
         return reader.read(max_chunk, may_block=False)
     except Blocked:
         return await asyncio.to_thread(reader.read, max_chunk)
-
-
-def _totals(directory: int) -> OutputTotals:
-    try:
-        reader = OutputReader(directory)
-    except FileNotFoundError:
-        return OutputTotals()
-    try:
-        return reader.totals()
-    finally:
-        reader.close()
-
-
-def _record_ending(directory: int, job: Job, ending: Ending) -> None:
-    with contextlib.suppress(FileExistsError):  # as a rule the dead monitor has reserved it
-        job_dir.reserve_outcome(directory)
-    document = {"effective_limits": dict(job.effective_limits), "sandbox": dict(job.sandbox)}
-    job_dir.write_outcome(directory, ending.to_document() | document)
 
 
 def _not_found() -> JobError:

@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -70,6 +71,16 @@ def create(jobs: Path, job_id: str, request: Request) -> int:
 def open_directory(jobs: Path, job_id: str) -> int:
     """A descriptor of the job's directory; FileNotFoundError when there is none."""
     return os.open(jobs / job_id, _READ | os.O_DIRECTORY)
+
+
+@contextlib.contextmanager
+def opened(jobs: Path, job_id: str) -> Iterator[int]:
+    """As `open_directory`, closed in the end."""
+    directory = open_directory(jobs, job_id)
+    try:
+        yield directory
+    finally:
+        os.close(directory)
 
 
 def check_directory(directory: int, service_uid: int) -> None:
