@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
+import resource
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -303,6 +305,61 @@ async def test_a_job_whose_request_cannot_be_read_is_ended_since_nobody_could_st
         for job in jobs:
             assert (state / "jobs" / job.id / "output").read_bytes() == b"out\n"
             await second.remove(job.id)
+
+
+@needs_root
+async def test_a_running_job_whose_request_is_gone_is_ended_with_its_directory(state: Path, first: Worker) -> None:
+    """C5, P1: nobody could stop it. The control: it ran until then."""
+    job = await start_talking(first, shell("echo out; exec sleep 1000"))
+    await first.close()
+    assert job_processes(state, job.id)
+    (state / "jobs" / job.id / "spec.json").unlink()
+    async with successor(state) as second:
+        await eventually(lambda: job_groups(state) == [])
+        assert second.list() == []
+
+
+@needs_root
+async def test_a_worker_that_has_too_few_descriptors_is_none_and_forgets_no_job(state: Path, first: Worker) -> None:
+    """C1, S11: a job that is taken for damaged would be started again under its key, beside itself."""
+    job = await start_talking(first, shell("echo out; exec sleep 1000"))
+    await first.close()
+    launcher = await asyncio.to_thread(LauncherClient.start, bootstrap(state))
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    refusals: set[int | None] = set()
+    second: Worker | None = None
+    for limit in range(3, before[0]):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
+        try:
+            second = await Worker.open(state, launcher=launcher)
+            break
+        except OSError as error:
+            refusals.add(error.errno)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert second is not None
+    assert refusals == {errno.EMFILE}, "the control"
+    async with second:
+        assert [found.id for found in second.list()] == [job.id]
+        await second.remove(job.id, force=True)
+
+
+@needs_root
+async def test_entries_that_are_no_directories_of_ours_keep_no_server_from_starting(state: Path, first: Worker) -> None:
+    """C5: as after a repair of the file system. They stay as they are."""
+    await first.close()
+    place = state / "jobs"
+    file, link, foreign = (place / new_job_id() for _ in range(3))
+    file.write_text("what it was")
+    link.symlink_to("/etc")
+    foreign.mkdir(mode=0o700)
+    (foreign / "put here by somebody").touch()
+    async with successor(state) as second:
+        assert second.list() == []
+        for damaged in (file, link):
+            with pytest.raises(JobError, match="damaged"):
+                await second.status(damaged.name)
+    assert (file.read_text(), os.readlink(link), len(list(foreign.iterdir()))) == ("what it was", "/etc", 1)
 
 
 @needs_root

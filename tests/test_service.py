@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import json
+import os
+import shutil
 import signal
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from host import eventually, job_groups, needs_root
+from host import eventually, job_groups, monitor_of, needs_root, titled_as_monitor
 
 from jobworker.access.ceiling import Ceiling
 from jobworker.access.policy import Action, is_allowed
@@ -549,6 +551,20 @@ async def test_a_row_without_a_directory_is_a_job_that_was_never_started(state: 
         await service.wait(ALICE, again.record.id, None)
         await service.remove(ALICE, again.record.id, force=False)
         assert recorded(database, again.record.id) is None
+
+
+async def test_a_job_that_has_run_is_lost_with_its_directory_and_its_key_is_used_up(
+    state: Path, database: Database
+) -> None:
+    """C3, S11: somebody has deleted it while no server ran; that it had never been started would be untrue."""
+    async with serving(state, database) as service:
+        job, _ = await service.start(ALICE, SLEEP, "key")
+        await eventually(lambda: (recorded(database, job.record.id) or job.record).state is State.RUNNING)
+    os.kill(monitor_of(job.record.id), signal.SIGKILL)
+    await eventually(lambda: titled_as_monitor(job.record.id) == [])
+    shutil.rmtree(state / "jobs" / job.record.id)
+    async with serving(state, database) as service:
+        await assert_lost_with_its_key(service, job.record.id, "its directory was deleted")
 
 
 @pytest.mark.parametrize("name", ["spec.json", "outcome.json"])

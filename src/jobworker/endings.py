@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -11,15 +12,17 @@ from typing import Final
 from jobworker.chores import Chores
 from jobworker.core.errors import ErrorCode, JobError
 from jobworker.core.lifecycle import Finished, Running, Stopping, advance
-from jobworker.core.outcome import Ending, Lost, OutputTotals
+from jobworker.core.outcome import Ending, OutputTotals
 from jobworker.job import Job, JobStatus
-from jobworker.lost import DAMAGED, why_lost
+from jobworker.lost import DAMAGED, DELETED, why_lost
 from jobworker.runtime import job_dir, wire
 from jobworker.runtime.launcher_client import LauncherClient
 from jobworker.runtime.output_log import OutputReader
 
 #: What reading a job's files raises when a crash, or another release, has left them otherwise than we write them.
 DAMAGE: Final = (ValueError, KeyError, TypeError, JobError)
+#: What the kernel says of files that are there and lost: of the disk, the file system, or not what they should be.
+UNREADABLE: Final = {errno.EIO, errno.EUCLEAN, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.EPERM, errno.EACCES}
 
 #: Called when a job has ended, and awaited before anyone sees the end.
 OnEnd = Callable[[JobStatus], Awaitable[None]]
@@ -83,7 +86,7 @@ class Endings:
                 recorded = job_dir.read_outcome(directory)
                 return Ending.from_document(recorded) if recorded else await self._record_lost(job, directory)
         except FileNotFoundError:
-            return Ending(outcome=Lost("its directory was deleted"), ended_at=time.time())
+            return Ending(outcome=DELETED, ended_at=time.time())
         except DAMAGE:
             return Ending(outcome=DAMAGED, ended_at=time.time())
 

@@ -6,6 +6,8 @@ from jobworker.core.outcome import Lost
 
 #: Nothing of it has ever run, so that it may be started again under the same key.
 NEVER_STARTED: Final = Lost("the server stopped before the job was started")
+#: It has run, and what became of it was in its files.
+DELETED: Final = Lost("its directory was deleted")
 #: Its files are there and cannot be read: what became of it nobody can tell any more.
 DAMAGED: Final = Lost("the job's files are damaged")
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,13 +11,12 @@ from typing import Final
 from jobworker.chores import Chores
 from jobworker.core.errors import JobError
 from jobworker.core.job_id import is_job_id
-from jobworker.endings import DAMAGE, Endings
+from jobworker.endings import DAMAGE, UNREADABLE, Endings
 from jobworker.job import Job
 from jobworker.runtime import job_dir
 
 _ADOPTION_TIMEOUT: Final = 1.0
 _MONITOR_GONE: Final = (ConnectionRefusedError, FileNotFoundError)
-_ENDED_FILES: Final = (job_dir.SPEC, job_dir.OUTCOME)
 
 
 class Recovery:
@@ -30,10 +30,10 @@ class Recovery:
 
     async def run(self, empty_groups: Iterable[str]) -> None:
         """Every job is adopted, ended or being tried again; of the `empty_groups` none without a job is left."""
-        for entry in os.scandir(self._jobs_dir):
-            # One with an end and without a spec is what a removal left that was cut short.
-            if is_job_id(entry.name) and not all(Path(entry.path, name).exists() for name in _ENDED_FILES):
-                await self._take_back(entry.name)
+        with os.scandir(self._jobs_dir) as entries:
+            found = [entry.name for entry in entries if _is_unfinished(entry)]
+        for job_id in found:
+            await self._take_back(job_id)
         # Monitors that do not answer, as when their disk hangs, keep no other job waiting.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_ADOPTION_TIMEOUT):
@@ -48,21 +48,15 @@ class Recovery:
                 await self._endings.clean_up(job_id)
 
     async def _take_back(self, job_id: str) -> None:
-        with job_dir.opened(self._jobs_dir, job_id) as directory:
-            try:
+        try:
+            with job_dir.opened(self._jobs_dir, job_id) as directory:
                 request = job_dir.read_request(directory)
-            except FileNotFoundError:
-                # The server died while it made the directory, or while it removed it.
-                job_dir.remove(self._jobs_dir, job_id)
-                return
-            except (*DAMAGE, OSError):
-                # What was launched stays for its owner to look at and to remove, and ends: nobody could stop it.
-                with contextlib.suppress(JobError, OSError):
-                    if (self._jobs_dir / job_id / job_dir.LOCK).exists():
-                        await self._endings.clean_up(job_id)
-                    else:
-                        job_dir.remove(self._jobs_dir, job_id)
-                return
+        except (*DAMAGE, OSError) as error:
+            # A want of descriptors is no damage: better no server than one that knows nothing of a job that runs.
+            if isinstance(error, OSError) and error.errno not in {errno.ENOENT, *UNREADABLE}:
+                raise
+            await self._give_up(job_id, has_request=not isinstance(error, FileNotFoundError))
+            return
         job = Job(job_id, request.spec, request.created_at, request.boot_id)
         self._jobs[job_id] = job
         try:
@@ -71,6 +65,19 @@ class Recovery:
             await self._settle_unsupervised(job)
         except OSError:
             self._adopt_later(job)
+
+    async def _give_up(self, job_id: str, *, has_request: bool) -> None:
+        """Ends a job whose request nobody can read, since nobody could stop it.
+
+        Its files stay for its owner to look at and to remove, but for what a server has left that died
+        while it made them, or while it removed them.
+        """
+        with contextlib.suppress(JobError, OSError):
+            if (self._jobs_dir / job_id / job_dir.LOCK).exists():
+                await self._endings.clean_up(job_id)
+                if has_request:
+                    return
+            job_dir.remove(self._jobs_dir, job_id)
 
     def _adopt(self, job: Job) -> None:
         """Connects to the job's monitor; OSError of _MONITOR_GONE when there is none, any other when it is too busy."""
@@ -128,3 +135,10 @@ class Recovery:
             return False  # it is being launched just now, by the launcher of the earlier server
         del self._jobs[job.id]
         return True
+
+
+def _is_unfinished(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a job's directory without an end, or one that a removal has left which was cut short."""
+    if not is_job_id(entry.name) or not entry.is_dir(follow_symlinks=False):
+        return False
+    return not all(Path(entry.path, name).exists() for name in (job_dir.SPEC, job_dir.OUTCOME))

@@ -28,7 +28,7 @@ from jobworker.core.spec import JobSpec, Network
 from jobworker.events import JobEvent, JobEvents
 from jobworker.job import JobStatus
 from jobworker.live_jobs import LiveJobs
-from jobworker.lost import DAMAGED, NEVER_STARTED, why_lost
+from jobworker.lost import DAMAGED, DELETED, NEVER_STARTED, why_lost
 from jobworker.metrics import Figures, Metrics
 from jobworker.runtime.controls import describe_isolation
 from jobworker.runtime.launcher_client import LauncherClient
@@ -576,8 +576,12 @@ class Service:
             status = await self._worker.status(record.id)
         except JobError as error:
             # A reset costs what nobody had synced, files and directories alike.
-            is_damaged = is_same_boot and error.code is not ErrorCode.JOB_NOT_FOUND
-            lost = DAMAGED if is_damaged else why_lost(has_directory=False, is_same_boot=is_same_boot)
+            if is_same_boot and error.code is not ErrorCode.JOB_NOT_FOUND:
+                lost = DAMAGED
+            elif is_same_boot and record.state is State.RUNNING:
+                lost = DELETED
+            else:
+                lost = why_lost(has_directory=False, is_same_boot=is_same_boot)
             ended, _ = advance(record.phase, Finished(Ending(outcome=lost, ended_at=self._clock())))
             await self._on_end(_status_of(record, ended))
             return

@@ -11,12 +11,11 @@ launcher makes the jobs, and their monitors keep them when this process dies.
 
 import asyncio
 import contextlib
-import errno
 import fcntl
 import os
 import signal
 import time
-from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -34,7 +33,7 @@ from jobworker.core.lifecycle import (
 from jobworker.core.outcome import Ending
 from jobworker.core.requests import check_grace, check_place, check_signal
 from jobworker.core.spec import JobSpec
-from jobworker.endings import DAMAGE, Endings, OnEnd
+from jobworker.endings import DAMAGE, UNREADABLE, Endings, OnEnd
 from jobworker.job import Job, JobStatus
 from jobworker.recovery import Recovery
 from jobworker.rotation import Rotation
@@ -50,8 +49,6 @@ _STARTS_OF_ONE: Final = 4  # enough to keep two cores busy
 _CHUNKS_AT_ONCE: Final = 8  # a millisecond or so of encryption, then everybody else's turn comes
 _TAILS_AT_ONCE: Final = 2  # the other threads are for those who read on
 _MAX_NAME: Final = 255
-#: What the kernel says of files that are there and lost: of the disk, the file system, or no regular ones.
-_UNREADABLE: Final = {errno.EIO, errno.EUCLEAN, errno.EISDIR, errno.EPERM}
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -307,11 +304,16 @@ class Worker:
                 watch.close()
 
     def _open_output(self, job: Job, offset: int, streams: frozenset[Stream]) -> OutputReader:
-        with self._directory(job.id) as directory:
-            try:
-                return OutputReader(directory, offset, streams)
-            except FileNotFoundError:
-                raise JobError(ErrorCode.UNAVAILABLE, "the job has no output: it was lost before it ran") from None
+        try:
+            directory = job_dir.open_directory(self._jobs_dir, job.id)
+        except FileNotFoundError:
+            raise _not_found() from None
+        try:
+            return OutputReader(directory, offset, streams)
+        except FileNotFoundError:
+            raise JobError(ErrorCode.UNAVAILABLE, "the job has no output: it was lost before it ran") from None
+        finally:
+            os.close(directory)
 
     # Inside.
 
@@ -320,22 +322,15 @@ class Worker:
         job = self._jobs.get(check_job_id(job_id))
         if job is not None:
             return job
-        with self._directory(job_id) as directory:
-            try:
-                return _load_ended(job_id, directory)
-            except (*DAMAGE, OSError) as error:
-                if isinstance(error, OSError) and error.errno not in _UNREADABLE:
-                    raise
-                raise JobError(ErrorCode.INTERNAL, "the job's files are damaged; it can only be removed") from error
-
-    @contextlib.contextmanager
-    def _directory(self, job_id: str) -> Iterator[int]:
-        """The job's directory; JOB_NOT_FOUND when there is none, or not what is looked for in it."""
         try:
             with job_dir.opened(self._jobs_dir, job_id) as directory:
-                yield directory
+                return _load_ended(job_id, directory)
         except FileNotFoundError:
             raise _not_found() from None
+        except (*DAMAGE, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in UNREADABLE:
+                raise
+            raise JobError(ErrorCode.INTERNAL, "the job's files are damaged; it can only be removed") from error
 
     async def _start(self, job: Job, by: str, programs: tuple[str, ...] | None) -> None:
         try:
