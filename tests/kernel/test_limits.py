@@ -103,7 +103,8 @@ async def test_a_file_in_memory_does_not_get_around_the_memory_limit(worker: Wor
         assert job.usage.memory_peak <= limit + _OVERDRAFT
 
 
-#: Sends 96 MiB to sockets that nobody reads from, and tells how much has waited in them.
+#: Sends 96 MiB to sockets that nobody reads from, and tells how much has waited in them. Where sockets may exceed the
+#: limit of memory for a moment, as on v2, the memory that it takes after that is what the limit refuses.
 _FILL_SOCKETS = """
 import socket
 sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(800)]
@@ -111,6 +112,7 @@ for one in sockets:
     one.bind(("127.0.0.1", 0))
     for _ in range(2):
         one.sendto(bytes(60 * 1024), one.getsockname())
+taken = b"x" * (8 << 20)
 waiting = 0
 for one in sockets:
     one.setblocking(False)
@@ -123,7 +125,6 @@ print(waiting)
 """
 
 
-@pytest.mark.layout
 async def test_what_waits_in_sockets_does_not_get_around_the_memory_limit(worker: Worker) -> None:
     """S2. What finds no room is dropped, or the job is ended for it; the control has room for all."""
     for limit, least, most in ((24 * MiB, 0, 24 * MiB), (256 * MiB, 64 * MiB, 96 * MiB)):
