@@ -145,7 +145,7 @@ async def test_a_monitor_killed_after_it_recorded_the_end_is_believed_and_nothin
     document = recorded | {"effective_limits": {}, "sandbox": {}}
     (state / "jobs" / job.id / "outcome.json").write_text(json.dumps(document))
     os.kill(monitor_of(job.id), signal.SIGKILL)
-    assert outcome_of(await worker.wait(job.id, timeout=10)) == outcome
+    assert outcome_of(await worker.wait(job.id, timeout=60)) == outcome
     assert job_groups(state) == []
     await worker.remove(job.id)
 

@@ -215,6 +215,7 @@ async def test_a_start_that_loses_server_and_monitor_leaves_a_job_only_if_its_pr
     async with a_faulty_worker(state) as worker:
         job_id, monitor = await _start_with_a_deaf_monitor(worker, state, is_loaded=is_loaded)
     os.kill(monitor, signal.SIGKILL)
+    await eventually(lambda: process_status(monitor).get("State", "Z").startswith("Z"))  # its lock is free then
     async with await Worker.open(state) as second:
         outcomes = {job.id: job.ending and job.ending.outcome for job in second.list()}
         assert outcomes == ({job_id: Lost("its monitor was killed")} if is_loaded else {})
