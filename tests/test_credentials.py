@@ -96,6 +96,18 @@ async def test_with_a_token_ends_what_was_given_for_it(credentials, personal):
     assert refused(found.check) == NOBODY
 
 
+async def test_a_revocation_is_told_when_it_counts_and_told_once(database, clock, personal):
+    """A3: calls that last are looked at again by then, and by nobody's token that was not good."""
+    told = []
+    credentials = Credentials(database, clock, clock, on_revoke=lambda: told.append(refused(found.check)))
+    found = credentials.prove(personal.reveal(), HERE)
+    await credentials.revoke(Token.new().reveal(), SOURCE, HERE)
+    assert told == []
+    for _ in range(2):
+        await credentials.revoke(personal.reveal(), SOURCE, HERE)
+    assert told == [NOBODY]
+
+
 async def test_a_grant_and_a_revocation_are_one_record_each(credentials, database, personal):
     """U1."""
     granted = await credentials.exchange("alice", personal.reveal(), None, SOURCE, HERE)

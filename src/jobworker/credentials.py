@@ -81,8 +81,12 @@ class Credentials:
         database: Database,
         clock: Callable[[], float] = time.time,
         steady: Callable[[], float] = time.monotonic,
+        *,
+        on_revoke: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_revoke` is called after each revocation, once it counts."""
         self._database = database
+        self._on_revoke = on_revoke
         self._clock = clock
         self._attempts = Attempts(steady)
 
@@ -146,11 +150,14 @@ class Credentials:
             return
         event = self._event(held.user.name, token, source, action="token.revoke", target=token.id)
 
-        def take(connection: sqlite3.Connection) -> None:
-            if tokens.revoke(connection, token.id, self._clock()):
+        def take(connection: sqlite3.Connection) -> bool:
+            is_taken = tokens.revoke(connection, token.id, self._clock())
+            if is_taken:
                 audit.append(connection, event)
+            return is_taken
 
-        await self._database.write(take)
+        if await self._database.write(take):
+            self._on_revoke()
 
     def _held(self, token: Token, address: str) -> "_Held":
         """What is on record of a token whose secret is right and which is good."""

@@ -232,7 +232,7 @@ async def _serve(config: Config, launcher: LauncherClient) -> int:
                     )
                     on_failure.push_async_callback(doors["grpc"].stop, 0)
                     if config.server.https is not None:
-                        credentials = Credentials(database)
+                        credentials = Credentials(database, on_revoke=held.recheck)
                         app = make_app(service, credentials, BearerIdentity(credentials, held), config.jobs.default)
                         address = config.server.https
                         doors["https"] = await HttpServer.start(app, address.host, address.port, certificate)
@@ -321,9 +321,10 @@ def _watch(watches: ExitStack, path: Path, act: Callable[[], None]) -> None:
 
 
 class ChangeWatch:
-    """Calls `act` soon after a file was written to, or after a directory's files changed in any way.
+    """Calls `act` soon after a file or a directory's files changed in any way.
 
-    Told by the kernel, at most once a second, so that an idle server does nothing at all.
+    Told by the kernel, at most once a second, so that an idle server does nothing at all. A writer's close
+    counts as well: a command's change is in the database's log before it is on disk, and seen only behind that.
     """
 
     def __init__(self, path: Path, act: Callable[[], None]) -> None:
@@ -331,8 +332,7 @@ class ChangeWatch:
         self._due: asyncio.TimerHandle | None = None
         self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._inotify = Inotify.open()
-        events = linux.IN_CHANGED if path.is_dir() else linux.IN_MODIFY
-        self._watch = self._inotify.watch(self._file, self._on_change, events)
+        self._watch = self._inotify.watch(self._file, self._on_change, linux.IN_CHANGED)
 
     def _on_change(self) -> None:
         if self._due is None:

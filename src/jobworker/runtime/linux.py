@@ -122,7 +122,7 @@ _IFF_UP: Final = 0x1
 
 # Events, see inotify(7).
 IN_MODIFY: Final = 0x2
-IN_CHANGED: Final = 0x2 | 0x4 | 0x8 | 0x80  # in a directory: written, mode changed, closed after writing, moved in
+IN_CHANGED: Final = 0x2 | 0x4 | 0x8 | 0x80  # written, mode changed, closed after writing, moved into a directory
 IN_IGNORED: Final = 0x8000
 IN_Q_OVERFLOW: Final = 0x4000
 
