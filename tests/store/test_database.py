@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -411,6 +412,16 @@ def test_a_truncated_file_is_refused_also_when_it_is_too_big_to_be_read_in_full(
     os.truncate(path, path.stat().st_size - 4096)
     monkeypatch.setattr("jobworker.store.database._WHOLE_CHECK_BYTES", 0)
     with pytest.raises(DatabaseRefused, match="damaged"):
+        Database.open(path)
+
+
+@pytest.mark.parametrize("table", ["jobs", "audit", "tokens", "users", "denied_credentials"])
+def test_a_database_without_one_of_its_tables_is_refused(path, table):
+    """C5, U2: an audit that is gone as a whole is no empty one."""
+    Database.open(path).close_now()
+    with closing(sqlite3.connect(path)) as other:
+        other.execute(f"DROP TABLE {table}")
+    with pytest.raises(DatabaseRefused, match=f"damaged; restore a backup .*no table {table}"):
         Database.open(path)
 
 

@@ -91,7 +91,7 @@ class Database:
         try:
             if not path.exists():
                 _create(path, steps)
-            _check(path, steps[-1].number)
+            _check(path, steps)
             return cls(path, _connect_for_writing(path, steps))
         except sqlite3.DatabaseError as error:
             why = _REFUSALS.get(_primary_code(error), f"cannot be used ({error}); restore a backup")
@@ -314,7 +314,7 @@ def _create(path: Path, steps: tuple[schema.Migration, ...]) -> None:
     os.close(directory)
 
 
-def _check(path: Path, newest: int) -> None:
+def _check(path: Path, steps: tuple[schema.Migration, ...]) -> None:
     """Refuse a file that is not a whole database of this release or an older one.
 
     Looks through a read-only connection, so a damaged file and its log stay as evidence. The
@@ -332,12 +332,14 @@ def _check(path: Path, newest: int) -> None:
         connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         if connection.execute("PRAGMA application_id").fetchone()[0] != schema.APPLICATION_ID:
             raise DatabaseRefused(f"{path} is a database of another program; correct the path, or restore a backup")
-        found = schema.version(connection)
+        found, newest = schema.version(connection), steps[-1].number
         if found > newest:
             raise DatabaseRefused(
                 f"{path} was written by a newer release (version {found}, this one knows up to {newest}); "
                 "install that release, or restore a backup from before the upgrade"
             )
+        if missing := schema.missing_tables(connection, steps):
+            raise DatabaseRefused(f"{path} {_REFUSALS[sqlite3.SQLITE_CORRUPT]} (found: no table {', '.join(missing)})")
         if status.st_size <= _WHOLE_CHECK_BYTES:
             (finding,) = connection.execute("PRAGMA quick_check(1)").fetchone()
             if finding != "ok":

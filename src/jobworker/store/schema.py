@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Final
@@ -33,6 +34,13 @@ def version(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
+def missing_tables(connection: sqlite3.Connection, steps: Sequence[Migration]) -> list[str]:
+    """The names of the tables that a database of this one's version has and this one lacks."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as whole:
+        bring_up_to_date(whole, [step for step in steps if step.number <= version(connection)])
+        return sorted(_tables(whole) - _tables(connection))
+
+
 def bring_up_to_date(connection: sqlite3.Connection, steps: Sequence[Migration]) -> None:
     """Apply the steps that the database does not have yet, each whole or not at all.
 
@@ -48,6 +56,10 @@ def bring_up_to_date(connection: sqlite3.Connection, steps: Sequence[Migration])
                 for statement in step.statements:
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {step.number}")
+
+
+def _tables(connection: sqlite3.Connection) -> set[str]:
+    return {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
 
 
 def _statements(script: str) -> Iterator[str]:
