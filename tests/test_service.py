@@ -284,7 +284,7 @@ async def test_an_end_that_the_database_refuses_is_put_on_record_when_it_is_mend
         with contextlib.closing(sqlite3.connect(state / "jobworker.db")) as hands:
             hands.execute(f"ALTER TABLE {old} RENAME TO {new}")
 
-    job = (await start(service, spec=shell("read -r _; exit 6"))).record.id
+    job = (await start(service, spec=SLEEP)).record.id
     await eventually(lambda: (record := recorded(database, job)) is not None and record.state is State.RUNNING)
     rename("jobs", "jobs_elsewhere")
     await service._worker.signal(job, signal.SIGKILL)
@@ -315,6 +315,24 @@ async def test_a_stop_that_cannot_be_is_not_wished_for(service: Service, databas
     assert record is not None
     assert record.desired is jobs.Desired.RUN
     assert [action for _, action, *_ in trail(database)] == ["job.start"]
+
+
+async def test_a_stop_needs_no_audit_and_is_in_it_once_that_can_be_written(
+    service: Service, database: Database, state: Path
+) -> None:
+    """R2, U1: what cannot write is here a database that somebody else holds; a start is refused meanwhile."""
+    job = (await start(service)).record.id
+    await eventually(lambda: (record := recorded(database, job)) is not None and record.state is State.RUNNING)
+    database._connection.execute("PRAGMA busy_timeout = 0")
+    with contextlib.closing(sqlite3.connect(state / "jobworker.db", isolation_level=None)) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        assert await refused(service.start(ALICE, TRUE, None)) is ErrorCode.UNAVAILABLE
+        await service.stop(ALICE, job, grace=0, signal=15)
+        assert (await service.status(ALICE, job)).record.state is State.STOPPED
+        holder.execute("ROLLBACK")
+    stopped = ("alice", "job.stop", job, "allowed")
+    await eventually(lambda: stopped in trail(database))
+    assert trail(database).count(stopped) == 1
 
 
 async def test_twenty_stops_at_once_give_one_end(service: Service, database: Database) -> None:

@@ -304,8 +304,11 @@ class Service:
         try:
             await self._database.write(intend)
         except JobError as error:
-            # The power to stop a job must survive a full disk; the trail of it goes to the log.
+            # The power to stop a job must survive a full disk; the trail of it goes to the log until there is room.
             _log.error("audit of a stop could not be written (%s): %s", error.message, event)
+            self._write_later(
+                f"the audit of a stop of job {record.id}", lambda connection: audit.append(connection, event)
+            )
         async with self._failure_on_record(principal, Action.JOB_STOP, record.id):
             await self._worker.stop(record.id, by=principal.name, grace=grace, signal_number=signal)
 
