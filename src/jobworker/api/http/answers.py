@@ -234,7 +234,10 @@ class WhoAmI(Answer):
     user: str = Field(examples=["alice"])
     role: Literal["user", "admin"]
     scopes: list[str] = Field(examples=[["jobs:read"]])
-    credential: str = Field(description="What proves the user; no secret.", examples=["token 3yp7g8P4SGC9"])
+    credential: str = Field(
+        description="What proves who the caller is, such as a token's id; not a secret.",
+        examples=["token 3yp7g8P4SGC9"],
+    )
     expires_at: _Moment
     error: None = None
 

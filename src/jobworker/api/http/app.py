@@ -41,7 +41,9 @@ from jobworker.service import Service
 #: An id is any text to the framework: what is none is a job that does not exist.
 JobId = Annotated[
     str,
-    Path(description="As start has answered.", json_schema_extra={"format": "uuid"}, examples=[EXAMPLE_ID]),
+    Path(
+        description="The id that start has answered with.", json_schema_extra={"format": "uuid"}, examples=[EXAMPLE_ID]
+    ),
 ]
 IdempotencyKey = Annotated[
     Annotated[str, WithJsonSchema({"type": "string", "pattern": "^[!-~]{1,255}$"})] | None,

@@ -16,13 +16,13 @@ strings, or `{"base64": "…"}` where they are not UTF-8. An error is `{"error":
 """
 _FORM: Final = "application/x-www-form-urlencoded"
 _WHY: Final = {
-    400: ("What was sent is not valid; the message names it.", "there is no field ownr"),
-    401: ("No good bearer token; always the same answer.", "bad authentication"),
+    400: ("The request is not valid; the message says what is wrong.", "there is no field ownr"),
+    401: ("No valid bearer token; the answer is always the same.", "bad authentication"),
     403: ("The caller may not do this.", "unauthorized action"),
     404: ("There is no such job, or no such program.", "job not found"),
     405: ("The path has no such method.", "this path has no such method; see /openapi.json"),
     408: ("The request did not arrive in time.", "the request did not arrive in time"),
-    409: ("The job is not in the state for this.", "job not running"),
+    409: ("The job is in the wrong state for this.", "job not running"),
     413: ("The body is too large.", "the body is too large"),
     422: ("The host cannot run this: not an executable file, or a limit that cannot be enforced.", "not executable"),
     429: ("A quota is used up, or there were too many wrong tokens.", "you have as many streams open as you may"),
@@ -106,12 +106,12 @@ STREAM_ANSWER: Final = {
 }
 REPLAYED: Final = {
     "Idempotent-Replayed": {
-        "description": "There when the job is one that the same Idempotency-Key has started before.",
+        "description": "Present if this job had been started before, with the same Idempotency-Key.",
         "schema": {"const": "true"},
     }
 }
 EVENTS_ANSWER: Final = {
-    "description": "An event for each state that a job comes into, of every job that the caller may see.",
+    "description": "An event each time a job that the caller may see comes into another state.",
     "content": {EVENTS_TYPE: {"schema": {"type": "string"}, "example": "event: job\nid: 1\ndata: {…}\n\n"}},
 }
 METRICS_ANSWER: Final = {
@@ -130,9 +130,12 @@ TOKEN_REQUEST: Final = {
                     "type": "object",
                     "properties": {
                         "grant_type": {"const": "client_credentials"},
-                        "client_id": {"type": "string", "description": "The user's name; or by Basic."},
-                        "client_secret": {"type": "string", "description": "A personal token; or by Basic."},
-                        "scope": {"type": "string", "description": "Fewer scopes than the personal token's."},
+                        "client_id": {"type": "string", "description": "The user's name, unless sent by Basic."},
+                        "client_secret": {"type": "string", "description": "A personal token, unless sent by Basic."},
+                        "scope": {
+                            "type": "string",
+                            "description": "The scopes wanted, of those that the personal token has.",
+                        },
                     },
                     "required": ["grant_type"],
                 }
@@ -161,7 +164,7 @@ TOKEN_ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
     **{
         status: {"description": description, "content": {"application/json": {"schema": _OAUTH_FAILURE}}}
         for status, description in {
-            400: "What was sent is not valid; RFC 6749 §5.2.",
+            400: "The request is not valid; RFC 6749 §5.2.",
             401: "User and personal token do not belong together.",
             429: "Too many wrong attempts.",
         }.items()
