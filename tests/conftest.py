@@ -21,11 +21,11 @@ settings.load_profile("jobworker")
 PROGRAMS = Path(__file__).parent / "programs"
 
 
-def _resources() -> dict[str, object]:
+def _resources() -> dict[str, set[str]]:
     return {
-        "descriptors": sorted(os.listdir("/proc/self/fd")),
-        "children": children(),
-        "mounts": Path("/proc/self/mountinfo").read_text(),
+        "descriptors": set(os.listdir("/proc/self/fd")),
+        "children": set(map(str, children())),
+        "mounts": set(Path("/proc/self/mountinfo").read_text().splitlines()),
     }
 
 
@@ -40,10 +40,10 @@ def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
         time.sleep(0.01)
 
 
-def _left_behind(before: dict[str, object], after: dict[str, object], *, has_state: bool) -> list[str]:
-    left = [kind for kind in ("children", "mounts") if after[kind] != before[kind]]
+def _left_behind(before: dict[str, set[str]], after: dict[str, set[str]], *, has_state: bool) -> list[str]:
+    left = [kind for kind in ("children", "mounts") if after[kind] - before[kind]]
     # uvloop and grpc keep descriptors for the life of the process from their first use on.
-    if has_state and len(after["descriptors"]) > len(before["descriptors"]) + 1:  # type: ignore[arg-type]
+    if has_state and len(after["descriptors"]) > len(before["descriptors"]) + 1:
         left.append("descriptors")
     return left
 
