@@ -156,3 +156,16 @@ def test_who_never_finishes_a_handshake_is_sent_away(daemon):
             with contextlib.suppress(ConnectionResetError):
                 while peer.recv(1024):
                     pass
+
+
+def test_whoever_only_connects_leaves_room_for_the_other_door_and_for_jobs(own_daemon, monkeypatch):
+    """R3. Anybody can connect, and needs no certificate for it."""
+    command = ["prlimit", "--nofile=256:256", *own_daemon.serve_command]
+    monkeypatch.setattr(type(own_daemon), "serve_command", command)
+    own_daemon.start()
+    host, _, port = own_daemon.address.partition(":")
+    with contextlib.ExitStack() as connections:
+        for _ in range(300):
+            connections.enter_context(socket.create_connection((host, int(port)), timeout=10))
+        done = own_daemon.jobctl("--transport", "https", "run", "--", "echo", "here")
+    assert (done.returncode, done.stdout) == (0, "here\n"), done.stderr

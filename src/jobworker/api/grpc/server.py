@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import resource
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, Self, cast
@@ -88,7 +89,9 @@ class GrpcServer:
 
         TLS 1.3 only: GRPC_SSL_CIPHER_SUITES must have been set before grpc was imported.
         """
-        server = grpc.aio.server(interceptors=[_Door(service, identity)], options=_OPTIONS)
+        # Half of the descriptors, so that those who only connect leave enough for the other door and for jobs.
+        most = ("grpc.max_allowed_incoming_connections", resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+        server = grpc.aio.server(interceptors=[_Door(service, identity)], options=(*_OPTIONS, most))
         pb2_grpc.add_JobWorkerServicer_to_server(  # type: ignore[no-untyped-call]  # generated
             _Rpcs(service, identity, defaults), server
         )
