@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from host import eventually, job_groups, monitor_of, needs_root, titled_as_monitor
 
+from jobworker import service as service_module
 from jobworker.access.ceiling import Ceiling
 from jobworker.access.policy import Action, is_allowed
 from jobworker.access.principal import Principal, Role, identified
@@ -29,7 +30,7 @@ from jobworker.runtime.output_log import Chunk
 from jobworker.service import JobView, OutputEnd, OutputRequest, Quotas, Service
 from jobworker.store import audit, boot, jobs
 from jobworker.store.database import Database
-from jobworker.store.jobs import JobFilter, JobRecord
+from jobworker.store.jobs import JobFilter, JobRecord, Retention
 from jobworker.worker import bootstrap
 
 pytestmark = needs_root
@@ -674,3 +675,27 @@ async def test_a_stop_stays_on_record_when_the_news_of_the_start_is_recorded_aft
     assert record.desired is jobs.Desired.STOP
     await service.stop(ALICE, job, grace=0, signal=signal.SIGTERM)
     await stopping
+
+
+async def test_jobs_beyond_retention_are_removed_with_their_output_and_stay_in_the_audit(
+    state: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C6. The control is a server without bounds, which keeps them all."""
+    monkeypatch.setattr(service_module, "_PRUNE_SECONDS", 0.05)
+    async with serving(state, database) as service:
+        ended = [(await start(service, ALICE, shell("echo output"))).record.id for _ in range(3)]
+        for job_id in ended:
+            await service.wait(ALICE, job_id, None)
+        running = (await start(service, BOB, SLEEP)).record.id
+        await asyncio.sleep(0.2)
+        assert len((await service.list(ROOT, ALL, None, 1000))[0]) == 4
+    async with serving(state, database, Quotas(retention=Retention(jobs=1))) as service:
+        await eventually(lambda: not any((state / "jobs" / job_id).exists() for job_id in ended[:2]))
+        await eventually(lambda: len(database.read(lambda rows: jobs.select(rows, ALL, None, 10)).jobs) == 2)
+        views, _ = await service.list(ROOT, ALL, None, 1000)
+        assert [view.record.id for view in views] == [running, ended[2]]
+        records = trail(database)
+        removed = [("server:retention", "job.remove", job_id, "allowed") for job_id in ended[:2]]
+        assert [record for record in records if record[1] == "job.remove"] == removed
+        assert [target for _, action, target, _ in records if action == "job.start"] == [*ended, running]
+        await end_everything(service)

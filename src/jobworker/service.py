@@ -36,10 +36,13 @@ from jobworker.runtime.output_log import BOTH, Chunk, Stream
 from jobworker.store import audit, boot, jobs
 from jobworker.store.audit import AuditEvent
 from jobworker.store.database import Database
-from jobworker.store.jobs import Desired, JobFilter, JobRecord, KeyTaken, Page
+from jobworker.store.jobs import Desired, JobFilter, JobRecord, KeyTaken, Page, Retention
 from jobworker.worker import MAX_CHUNK, Worker
 
 _log: Final = logging.getLogger(__name__)
+_PRUNE_SECONDS: Final = 60.0
+_PRUNED_AT_ONCE: Final = 1000  # removals between two looks at what is to be removed
+_RETENTION: Final = "server:retention"  # as whom the audit knows it; no name of a user has a colon
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +54,7 @@ class Quotas:
     max_streams_per_user: int = 256
     ceilings: Mapping[Role, Ceiling] = field(default_factory=dict)
     programs: Mapping[Role, tuple[str, ...]] = field(default_factory=dict)  # the only ones of a role that is in it
+    retention: Retention = Retention()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +147,8 @@ class Service:
             service._write_later(
                 "the host's boot", lambda connection: boot.replace(connection, service._worker.boot_id)
             )
+        if quotas.retention != Retention():
+            service._chores.begin("retention", service._prune)
         return service
 
     def refuse_new_jobs(self) -> None:
@@ -342,6 +348,10 @@ class Service:
                 # An end of its own is as good.
                 if error.code is not ErrorCode.JOB_NOT_RUNNING:
                     raise
+        await self._delete(job_id)
+
+    async def _delete(self, job_id: str) -> None:
+        """An ended job's directory and record are gone on return."""
         # The directory first: a crash in between leaves a record, by which it can be removed again.
         try:
             await self._worker.remove(job_id)
@@ -349,6 +359,36 @@ class Service:
             if error.code is not ErrorCode.JOB_NOT_FOUND:
                 raise
         await self._database.write(lambda connection: jobs.delete(connection, job_id))
+
+    async def _prune(self) -> None:
+        """Removes the jobs that are beyond a bound of retention, again and again."""
+        while True:
+            outlived = await self._database.read_in_thread(
+                lambda rows: jobs.outlived(rows, self._quotas.retention, self._clock(), _PRUNED_AT_ONCE)
+            )
+            for job_id in outlived:
+                await self._retire(job_id)
+            await asyncio.sleep(_PRUNE_SECONDS)
+
+    async def _retire(self, job_id: str) -> None:
+        """Removes one of them; the audit keeps all that it says of the job."""
+        event = AuditEvent(
+            time=self._clock(),
+            principal=_RETENTION,
+            credential="",
+            source="local",
+            action=Action.JOB_REMOVE.value,
+            target=job_id,
+            decision="allowed",
+            detail="beyond retention",
+        )
+        await self._database.write(lambda connection: audit.append(connection, event))
+        try:
+            await self._delete(job_id)
+        except (JobError, OSError) as error:
+            _log.warning("job %s is kept beyond retention: %s", job_id, error)
+            failed = replace(event, time=self._clock(), decision="failed")
+            await self._database.write(lambda connection: audit.append(connection, failed))
 
     # Looking.
 

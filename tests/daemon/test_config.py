@@ -15,6 +15,7 @@ from jobworker.daemon.account import Account
 from jobworker.daemon.address import Address
 from jobworker.daemon.config import Config, Isolation, Jobs, Server, initial_text
 from jobworker.daemon.refusal import ConfigRefused
+from jobworker.store.jobs import Retention
 
 TLS = '[tls]\nca = "ca"\ncertificate = "cert"\nkey = "/keys/key"\ntrust_domain = "jobs.example.org"\n'
 
@@ -34,6 +35,7 @@ def test_what_init_writes_are_the_defaults(load):
     config = load(initial_text(server, "jobs.example.org"))
     assert config.server == server
     assert config.jobs == Jobs()
+    assert config.retention == Retention()
     assert config.isolation == Isolation()
 
 
@@ -64,6 +66,10 @@ output = "unlimited"
 memory = "1G"
 [jobs.programs]
 user = ["/usr/bin/python3", "/usr/bin/true"]
+[retention]
+max_age = "30d"
+max_jobs = 1000
+max_output = "unlimited"
 [isolation]
 allow_degraded = ["seccomp"]
 rootfs = ["/srv/roots", "/opt/images/"]
@@ -84,6 +90,7 @@ rootfs = ["/srv/roots", "/opt/images/"]
     assert config.jobs.ceilings[Role.ADMIN] == Ceiling(cpu=2.5, memory=1024 * MiB)
     assert config.jobs.ceilings[Role.USER] == Jobs().ceilings[Role.USER]
     assert config.jobs.programs == {Role.USER: ("/usr/bin/python3", "/usr/bin/true")}
+    assert config.retention == Retention(age=30 * 86_400.0, jobs=1000)
     assert config.isolation == Isolation(
         allow_degraded=frozenset({"seccomp"}), rootfs=(Path("/srv/roots"), Path("/opt/images"))
     )
@@ -106,7 +113,7 @@ def test_the_shortest_file_takes_every_default(load):
         ("[jobs.programs]\nroot = []\n", ["jobs.programs.root", "jobs.programs.admin", "jobs.programs.user"]),
         ("[isolation]\nzzz = 1\n", ["isolation.zzz", "known are isolation.allow_degraded, isolation.rootfs"]),
         ("[servers]\n", ["there is no key servers", "did you mean server?"]),
-        ("zzz = 1\n", ["there is no key zzz", "known are server, tls, jobs, isolation"]),
+        ("zzz = 1\n", ["there is no key zzz", "known are server, tls, jobs, retention, isolation"]),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest_known_one(load, text, parts):

@@ -12,7 +12,7 @@ from jobworker.core.outcome import Ending, Exited, Lost, OutputTotals, Stopped, 
 from jobworker.core.spec import JobSpec, Limits, Network
 from jobworker.store import jobs
 from jobworker.store.database import Database
-from jobworker.store.jobs import Desired, JobFilter, JobRecord, KeyTaken
+from jobworker.store.jobs import Desired, JobFilter, JobRecord, KeyTaken, Retention
 
 PHASES = [
     Pending(),
@@ -218,3 +218,31 @@ def test_pages_with_long_specs_are_short_and_leave_nothing_out(fresh_tables, mak
         shown = list(pages(connection, JobFilter(), 100))
         assert [len(page) for page in shown] == [2, 2, 2, 1]
         assert [job.id for page in shown for job in page] == [record.id for record in reversed(made)]
+
+
+@pytest.mark.parametrize(
+    ("kept", "gone"),
+    [
+        (Retention(), []),
+        (Retention(age=60.0), []),
+        (Retention(age=25.0), ["a", "b"]),
+        (Retention(jobs=5), []),
+        (Retention(jobs=2), ["a", "b", "c"]),
+        (Retention(output_bytes=1500), []),
+        (Retention(output_bytes=700), ["a", "b", "c"]),
+        (Retention(age=35.0, jobs=4), ["a"]),
+        (Retention(age=35.0, jobs=4, output_bytes=0), ["a", "b", "c", "d", "e"]),
+    ],
+    ids=str,
+)
+def test_jobs_outlive_retention_by_age_count_and_output_in_the_order_of_their_ends(connection, make_record, kept, gone):
+    """C6. Those that have not ended are nobody's to remove, however old."""
+    jobs.insert(connection, make_record(id="pending"))
+    jobs.insert(connection, make_record(id="running", phase=Running(0.0)))
+    for at, job_id in ((90.0, "e"), (50.0, "a"), (60.0, "b"), (80.0, "d"), (70.0, "c")):
+        output = OutputTotals(stdout_bytes=200, stderr_bytes=100)
+        jobs.insert(
+            connection, make_record(id=job_id, phase=Ended(Ending(outcome=Exited(0), ended_at=at, output=output)))
+        )
+    assert jobs.outlived(connection, kept, 90.0, 10) == gone
+    assert jobs.outlived(connection, kept, 90.0, 1) == gone[:1]

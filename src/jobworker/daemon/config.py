@@ -22,12 +22,14 @@ from jobworker.daemon.config_keys import (
     ISOLATION_KEYS,
     JOBS_KEYS,
     PROGRAM_ROLES,
+    RETENTION_KEYS,
     SECTIONS,
     SERVER_KEYS,
     TLS_KEYS,
     read_table,
 )
 from jobworker.daemon.refusal import ConfigRefused
+from jobworker.store.jobs import Retention
 
 FILE_NAME: Final = "jobworker.toml"
 
@@ -122,6 +124,7 @@ class Config:
     tls: Tls
     server: Server = field(default_factory=Server)
     jobs: Jobs = field(default_factory=Jobs)
+    retention: Retention = Retention()
     isolation: Isolation = Isolation()
 
     @classmethod
@@ -165,6 +168,7 @@ class Config:
             tls=_tls(sections.get("tls", {}), directory),
             server=Server(**read_table(sections.get("server", {}), "server", SERVER_KEYS)),
             jobs=_jobs(sections.get("jobs", {})),
+            retention=_retention(sections.get("retention", {})),
             isolation=Isolation(**read_table(sections.get("isolation", {}), "isolation", ISOLATION_KEYS)),
         )
         config._check_roots()
@@ -217,6 +221,11 @@ def _jobs(table: Mapping[str, Any]) -> Jobs:
     return Jobs(**values)
 
 
+def _retention(table: Mapping[str, Any]) -> Retention:
+    values = read_table(table, "retention", RETENTION_KEYS)
+    return Retention(age=values.get("max_age"), jobs=values.get("max_jobs"), output_bytes=values.get("max_output"))
+
+
 def _in_bytes(values: dict[str, Any]) -> dict[str, Any]:
     """`values` with `output` under the name that it has in `Limits`."""
     return {"output_bytes" if key == "output" else key: value for key, value in values.items()}
@@ -266,6 +275,12 @@ output = "16G"
 
 # The only programs that jobs of a role may start, such as user = ["/usr/bin/python3"]; a role not listed may start any.
 [jobs.programs]
+
+# Which ended jobs are kept with their output: those within every bound, the latest to end first; the audit keeps all.
+[retention]
+max_age = "unlimited"
+max_jobs = "unlimited"
+max_output = "unlimited"
 
 [isolation]
 # Controls that jobs may run without if this host lacks them; see jobworkerd check.

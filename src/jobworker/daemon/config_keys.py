@@ -152,7 +152,7 @@ def _control(name: str, value: Any) -> str:
     raise ConfigRefused(f"{name}: {value} is not needed by all jobs, so it need not be allowed to be missing")
 
 
-SECTIONS: Final[Mapping[str, Parser]] = dict.fromkeys(("server", "tls", "jobs", "isolation"), _table)
+SECTIONS: Final[Mapping[str, Parser]] = dict.fromkeys(("server", "tls", "jobs", "retention", "isolation"), _table)
 
 SERVER_KEYS: Final[Mapping[str, Parser]] = {
     "grpc": _address,
@@ -193,6 +193,12 @@ CEILING_KEYS: Final = {**_LIMIT_KEYS, "output": _or_unlimited(_measure(parse_siz
 #: The keys of jobs.ceiling and jobs.programs are roles.
 CEILING_ROLES: Final[Mapping[str, Parser]] = {role.value: _table for role in Role}
 PROGRAM_ROLES: Final[Mapping[str, Parser]] = {role.value: _programs for role in Role}
+
+RETENTION_KEYS: Final[Mapping[str, Parser]] = {
+    "max_age": _or_unlimited(_measure(parse_duration)),
+    "max_jobs": _or_unlimited(_count),
+    "max_output": _or_unlimited(_measure(parse_size)),
+}
 
 ISOLATION_KEYS: Final[Mapping[str, Parser]] = {
     "allow_degraded": _controls,

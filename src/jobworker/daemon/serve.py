@@ -210,6 +210,7 @@ async def _serve(config: Config, launcher: LauncherClient) -> int:
                 max_streams_per_user=config.jobs.max_streams_per_user,
                 ceilings=config.jobs.ceilings,
                 programs=config.jobs.programs,
+                retention=config.retention,
             ),
         )
         _show_setting(service.metrics, config, launcher)

@@ -1,6 +1,7 @@
 """The records of jobs: plain functions on a connection, so that several can share one transaction."""
 
 import json
+import math
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -68,6 +69,15 @@ class Page:
     next_after: int | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """Which ended jobs are kept: those within every bound that there is, the latest to end first."""
+
+    age: float | None = None  # seconds since the end
+    jobs: int | None = None
+    output_bytes: int | None = None  # of all jobs together
+
+
 class KeyTaken(Exception):  # noqa: N818 - it says what happened, as every name here does
     """The owner has used this idempotency key before, for the job `existing_id`."""
 
@@ -108,6 +118,16 @@ _SELECT: Final = f"SELECT sequence, {_NAMED} FROM jobs"  # noqa: S608 - constant
 # The very words of the partial index: SQLite uses it for a query that says the same.
 _UNFINISHED: Final = "state IN ('PENDING', 'RUNNING')"
 _NEWEST: Final = (1 << 63) - 1  # no sequence number is larger
+# From an index alone, which has all ended jobs in the order of their ends.
+_OUTLIVED: Final = """
+    SELECT id FROM (
+        SELECT id, ended_at, row_number() OVER latest AS place, sum(kept_bytes) OVER latest AS bytes
+        FROM jobs INDEXED BY jobs_by_end WHERE ending IS NOT NULL
+        WINDOW latest AS (ORDER BY ended_at DESC, id DESC ROWS UNBOUNDED PRECEDING)
+    )
+    WHERE ended_at < :before OR place > :jobs OR bytes > :bytes
+    ORDER BY ended_at LIMIT :limit
+"""
 _PAGE_SPACE: Final = 2 * MiB  # characters of specs on one page: any number of such pages fits into a message each
 _SPEC: Final = 1 + _COLUMNS.index("spec")
 
@@ -154,6 +174,20 @@ def by_idempotency_key(connection: sqlite3.Connection, owner: str, key: str) -> 
 def unfinished(connection: sqlite3.Connection) -> list[JobRecord]:
     """Every job that has not ended, oldest first."""
     return [_from_row(row) for row in connection.execute(f"{_SELECT} WHERE {_UNFINISHED} ORDER BY sequence")]
+
+
+def outlived(connection: sqlite3.Connection, kept: Retention, now: float, limit: int) -> list[str]:
+    """The ids of ended jobs that are beyond a bound, at most `limit`, those that ended first before the others."""
+    rows = connection.execute(
+        _OUTLIVED,
+        {
+            "before": -math.inf if kept.age is None else now - kept.age,
+            "jobs": _NEWEST if kept.jobs is None else kept.jobs,
+            "bytes": _NEWEST if kept.output_bytes is None else kept.output_bytes,
+            "limit": limit,
+        },
+    )
+    return [job_id for (job_id,) in rows]
 
 
 def select(connection: sqlite3.Connection, wanted: JobFilter, after: int | None, limit: int) -> Page:
