@@ -181,6 +181,23 @@ async def test_after_a_reboot_a_job_is_lost_for_that_reason(state: Path, first: 
 
 
 @needs_root
+@pytest.mark.parametrize("is_after_reboot", [True, False], ids=["after a reboot", "the control"])
+async def test_what_a_reset_has_cost_of_a_jobs_files_does_not_cost_the_job(
+    state: Path,
+    is_after_reboot: bool,  # noqa: FBT001
+) -> None:
+    """C4: the disk shows it as it was before its program was loaded, which it may have been since."""
+    job_id, directory = ordered(state, "00000000-0000-4000-8000-000000000000" if is_after_reboot else None)
+    lock = job_dir.take_lock(directory)
+    job_dir.note_launch(lock)
+    for fd in (*job_dir.open_output(directory), lock, directory):
+        os.close(fd)
+    async with successor(state) as second:
+        outcomes = {job.id: outcome_of(job) for job in second.list()}
+        assert outcomes == ({job_id: Lost("host rebooted")} if is_after_reboot else {})
+
+
+@needs_root
 async def test_a_directory_that_was_never_finished_is_removed(state: Path, first: Worker) -> None:
     """C3: the server died while it made it."""
     await first.close()
@@ -240,11 +257,11 @@ async def test_groups_that_a_killed_monitor_left_after_the_end_are_removed(state
         assert (await second.status(running.id)).state is State.RUNNING
 
 
-def ordered(state: Path) -> tuple[str, int]:
+def ordered(state: Path, boot_id: str | None = None) -> tuple[str, int]:
     """A job's id and directory as they are while the launcher has not come to its order."""
     (state / "jobs").mkdir(parents=True)
     job_id = new_job_id()
-    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    boot_id = boot_id or Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return job_id, job_dir.create(state / "jobs", job_id, job_dir.Request(shell("exec sleep 1000"), 1.0, boot_id))
 
 

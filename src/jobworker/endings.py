@@ -77,6 +77,10 @@ class Endings:
         if not isinstance(answer, wire.Cleaned):
             raise JobError(ErrorCode.UNAVAILABLE, "the launcher died before it had cleaned up; try again")
 
+    def is_of_this_boot(self, job: Job) -> bool:
+        """Whether the host has not been booted since the job was started."""
+        return job.boot_id in {"", self._boot_id}
+
     async def _without_monitor(self, job: Job) -> Ending:
         """How a job ended whose monitor does not tell: what it has recorded, or that nobody knows."""
         with contextlib.suppress(JobError):
@@ -92,7 +96,7 @@ class Endings:
 
     async def _record_lost(self, job: Job, directory: int) -> Ending:
         ending = Ending(
-            outcome=why_lost(has_directory=True, is_same_boot=job.boot_id in {"", self._boot_id}),
+            outcome=why_lost(has_directory=True, is_same_boot=self.is_of_this_boot(job)),
             started_at=job.phase.started_at if isinstance(job.phase, (Running, Stopping)) else None,
             ended_at=time.time(),
             output=await asyncio.to_thread(_totals, directory),

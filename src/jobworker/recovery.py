@@ -127,7 +127,8 @@ class Recovery:
         """Leaves nothing of a start that the server's end cut short before its program was loaded."""
         with contextlib.suppress(JobError):
             await self._endings.clean_up(job.id)
-        if job_dir.may_have_run(self._jobs_dir, job.id):
+        # After a reset its files are as old as the disk's last commit.
+        if not self._endings.is_of_this_boot(job) or job_dir.may_have_run(self._jobs_dir, job.id):
             return False
         try:
             job_dir.remove(self._jobs_dir, job.id)
