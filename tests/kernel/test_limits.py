@@ -125,6 +125,7 @@ print(waiting)
 """
 
 
+@pytest.mark.layout
 async def test_what_waits_in_sockets_does_not_get_around_the_memory_limit(worker: Worker) -> None:
     """S2. What finds no room is dropped, or the job is ended for it; the control has room for all."""
     for limit, least, most in ((24 * MiB, 0, 24 * MiB), (256 * MiB, 64 * MiB, 96 * MiB)):
