@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from host import eventually, job_groups, monitor_of, needs_root, titled_as_monitor
 
-from jobworker import service as service_module
+from jobworker import pruner
 from jobworker.access.ceiling import Ceiling
 from jobworker.access.policy import Action, is_allowed
 from jobworker.access.principal import Principal, Role, identified
@@ -681,7 +681,7 @@ async def test_jobs_beyond_retention_are_removed_with_their_output_and_stay_in_t
     state: Path, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """C6. The control is a server without bounds, which keeps them all."""
-    monkeypatch.setattr(service_module, "_PRUNE_SECONDS", 0.05)
+    monkeypatch.setattr(pruner, "_PAUSE_SECONDS", 0.05)
     async with serving(state, database) as service:
         ended = [(await start(service, ALICE, shell("echo output"))).record.id for _ in range(3)]
         for job_id in ended:

@@ -30,6 +30,7 @@ from jobworker.job import JobStatus
 from jobworker.live_jobs import LiveJobs
 from jobworker.lost import DAMAGED, DELETED, NEVER_STARTED, why_lost
 from jobworker.metrics import Figures, Metrics
+from jobworker.pruner import Pruner
 from jobworker.runtime.controls import describe_isolation
 from jobworker.runtime.launcher_client import LauncherClient
 from jobworker.runtime.output_log import BOTH, Chunk, Stream
@@ -40,9 +41,6 @@ from jobworker.store.jobs import Desired, JobFilter, JobRecord, KeyTaken, Page, 
 from jobworker.worker import MAX_CHUNK, Worker
 
 _log: Final = logging.getLogger(__name__)
-_PRUNE_SECONDS: Final = 60.0
-_PRUNED_AT_ONCE: Final = 1000  # removals between two looks at what is to be removed
-_RETENTION: Final = "server:retention"  # as whom the audit knows it; no name of a user has a colon
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +146,8 @@ class Service:
                 "the host's boot", lambda connection: boot.replace(connection, service._worker.boot_id)
             )
         if quotas.retention != Retention():
-            service._chores.begin("retention", service._prune)
+            pruner = Pruner(database, quotas.retention, service._delete, service._clock)
+            service._chores.begin("retention", pruner.run)
         return service
 
     def refuse_new_jobs(self) -> None:
@@ -359,36 +358,6 @@ class Service:
             if error.code is not ErrorCode.JOB_NOT_FOUND:
                 raise
         await self._database.write(lambda connection: jobs.delete(connection, job_id))
-
-    async def _prune(self) -> None:
-        """Removes the jobs that are beyond a bound of retention, again and again."""
-        while True:
-            outlived = await self._database.read_in_thread(
-                lambda rows: jobs.outlived(rows, self._quotas.retention, self._clock(), _PRUNED_AT_ONCE)
-            )
-            for job_id in outlived:
-                await self._retire(job_id)
-            await asyncio.sleep(_PRUNE_SECONDS)
-
-    async def _retire(self, job_id: str) -> None:
-        """Removes one of them; the audit keeps all that it says of the job."""
-        event = AuditEvent(
-            time=self._clock(),
-            principal=_RETENTION,
-            credential="",
-            source="local",
-            action=Action.JOB_REMOVE.value,
-            target=job_id,
-            decision="allowed",
-            detail="beyond retention",
-        )
-        await self._database.write(lambda connection: audit.append(connection, event))
-        try:
-            await self._delete(job_id)
-        except (JobError, OSError) as error:
-            _log.warning("job %s is kept beyond retention: %s", job_id, error)
-            failed = replace(event, time=self._clock(), decision="failed")
-            await self._database.write(lambda connection: audit.append(connection, failed))
 
     # Looking.
 
