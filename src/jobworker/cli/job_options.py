@@ -75,7 +75,8 @@ def read_order(  # noqa: PLR0913 - one parameter an option
         list[Path] | None, typer.Option("--env-file", metavar="FILE", help="Variables, one K=V a line.")
     ] = None,
     workdir: Annotated[
-        str | None, typer.Option("--workdir", "-w", metavar="DIR", help="Where the program starts.")
+        str | None,
+        typer.Option("--workdir", "-w", metavar="DIR", help="Where the program starts; read-only unless below /tmp."),
     ] = None,
     rootfs: Annotated[
         str | None,
