@@ -101,8 +101,9 @@ def _v1_trees() -> dict[str, str]:
     return {name: mount.path for mount in mounts for name in mount.file_system_options.split(",") if name in _ASKING}
 
 
-@pytest.mark.layout
-@pytest.mark.parametrize("controller", _ASKING)
+@pytest.mark.parametrize(
+    "controller", [pytest.param(name, marks=pytest.mark.layout if name == "memory" else ()) for name in _ASKING]
+)
 async def test_a_limit_is_refused_where_its_controller_is_not_mounted(state: Path, controller: str) -> None:
     """S3. By its name, and only that limit; the control: where all are mounted, the same jobs run."""
     trees = _v1_trees()

@@ -190,7 +190,7 @@ async def test_jobs_share_a_busy_cpu_alike_however_many_processes_they_have(work
 @pytest.mark.layout
 async def test_what_a_job_uses_is_told_while_it_runs_and_in_its_outcome(worker: Worker, big_file: Path) -> None:
     """S2. All that this kernel counts, of all the jobs limits are for."""
-    busy = "dd if={} of=/dev/null iflag=direct bs=1M status=none; i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done"
+    busy = "dd if={} of=/dev/null iflag=direct bs=1M status=none; i=0; while [ $i -lt 150000 ]; do i=$((i+1)); done"
     limits = Limits(cpu=0.2, pids=8, memory=64 * MiB)
     job = await start_talking(
         worker,
@@ -201,7 +201,7 @@ async def test_what_a_job_uses_is_told_while_it_runs_and_in_its_outcome(worker: 
     ended = (await worker.status(job.id)).usage
     for usage in (now, ended):
         assert usage.cpu_seconds is not None
-        assert usage.cpu_seconds > 0.1
+        assert usage.cpu_seconds > 0.05
         assert usage.cpu_user_seconds is None or 0 < usage.cpu_user_seconds <= usage.cpu_seconds
         assert usage.cpu_periods is not None
         assert usage.throttled_periods is not None
