@@ -40,11 +40,13 @@ class Pruner:
             outlived = await self._database.read_in_thread(
                 lambda rows: jobs.outlived(rows, self._kept, self._clock(), _AT_ONCE)
             )
-            for job_id in outlived:
-                await self._remove(job_id)
-            await asyncio.sleep(_PAUSE_SECONDS)
+            removed = [await self._remove(job_id) for job_id in outlived]
+            # More may be waiting behind as many as were asked for; what cannot be removed is not tried again at once.
+            if len(removed) < _AT_ONCE or not all(removed):
+                await asyncio.sleep(_PAUSE_SECONDS)
 
-    async def _remove(self, job_id: str) -> None:
+    async def _remove(self, job_id: str) -> bool:
+        """Whether the job is gone."""
         event = AuditEvent(
             time=self._clock(),
             principal=_NAME,
@@ -61,6 +63,8 @@ class Pruner:
         except (JobError, OSError) as error:
             _log.warning("job %s is kept beyond retention: %s", job_id, error)
             await self._record(replace(event, time=self._clock(), decision="failed"))
+            return False
+        return True
 
     async def _record(self, event: AuditEvent) -> None:
         await self._database.write(lambda connection: audit.append(connection, event))
